@@ -1,0 +1,3 @@
+//! The `zofo` program.
+
+fn main() {}

@@ -1,0 +1,110 @@
+//! Perturbed weights as views.
+
+use crate::direction::{Direction, Weight};
+use half::bf16;
+use std::sync::Arc;
+
+/// Where the values of a direction come from.
+#[derive(Clone, Debug)]
+pub enum Noise {
+    /// The counter-based generator: nothing is stored.
+    Generated(Direction),
+    /// One stored value per element, row-major. For comparisons with a recorded direction.
+    Stored(Arc<[f32]>),
+}
+
+impl Noise {
+    /// Writes z\[start .. start + out.len()\] into `out`.
+    pub fn fill(&self, start: usize, out: &mut [f32]) {
+        match self {
+            Noise::Generated(direction) => direction.fill(start as u64, out),
+            Noise::Stored(z) => out.copy_from_slice(&z[start..start + out.len()]),
+        }
+    }
+
+    /// Writes w + `scale`·z into `out`, for weights that begin at element `start`.
+    pub fn perturb<W: Weight>(&self, start: usize, weights: &[W], scale: f32, out: &mut [f32]) {
+        match self {
+            Noise::Generated(direction) => direction.perturb(start as u64, weights, scale, out),
+            Noise::Stored(z) => {
+                for ((out, w), z) in out.iter_mut().zip(weights).zip(&z[start..]) {
+                    *out = w.widen() + scale * z;
+                }
+            }
+        }
+    }
+
+    /// Writes w + `eps`·z into `plus` and w − `eps`·z into `minus`, from one generation of z.
+    pub fn perturb_pair<W: Weight>(&self, start: usize, weights: &[W], eps: f32, plus: &mut [f32], minus: &mut [f32]) {
+        match self {
+            Noise::Generated(direction) => {
+                direction.perturb_pair(start as u64, weights, eps, plus, minus);
+            }
+            Noise::Stored(_) => {
+                self.perturb(start, weights, eps, plus);
+                self.perturb(start, weights, -eps, minus);
+            }
+        }
+    }
+
+    /// w ← w − `coefficient`·z in place, for weights that begin at element `start`.
+    pub fn update_f32(&self, start: usize, weights: &mut [f32], coefficient: f32) {
+        match self {
+            Noise::Generated(direction) => {
+                direction.update_f32(start as u64, weights, coefficient);
+            }
+            Noise::Stored(z) => {
+                for (w, z) in weights.iter_mut().zip(&z[start..]) {
+                    *w -= coefficient * z;
+                }
+            }
+        }
+    }
+
+    /// w ← w − `coefficient`·z in place. A generated direction rounds stochastically; a stored one, which
+    /// has no seed to take random bits from, rounds to nearest.
+    pub fn update_bf16(&self, start: usize, weights: &mut [bf16], coefficient: f32) {
+        match self {
+            Noise::Generated(direction) => {
+                direction.update_bf16(start as u64, weights, coefficient);
+            }
+            Noise::Stored(z) => {
+                for (w, z) in weights.iter_mut().zip(&z[start..]) {
+                    *w = bf16::from_f32(w.widen() - coefficient * z);
+                }
+            }
+        }
+    }
+}
+
+/// How a kernel reads a weight w. Reading never changes the weight itself.
+#[derive(Clone, Debug)]
+pub enum WeightView {
+    /// w.
+    Exact,
+    /// w + `scale`·z.
+    One {
+        /// The direction z of this weight.
+        noise: Noise,
+        /// Factor of z.
+        scale: f32,
+    },
+    /// Both signs in lockstep: the first half of the activation rows sees w + `eps`·z, the second
+    /// half w − `eps`·z, from one generation of z and one read of w.
+    Pair {
+        /// The direction z of this weight.
+        noise: Noise,
+        /// Factor of z.
+        eps: f32,
+    },
+}
+
+impl WeightView {
+    /// Number of different weights that one activation batch sees: 2 for a pair, else 1.
+    pub fn signs(&self) -> usize {
+        match self {
+            WeightView::Pair { .. } => 2,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Text generation with a key/value cache.
+
+use crate::model::{Backbone, KeyValueCache};
+use crate::peft::Adapter;
+use crate::task::SplitMix64;
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sampling {
+    /// The likeliest.
+    Greedy,
+    /// At random, from softmax(logits / temperature) cut to the likeliest tokens that together reach `top_p`.
+    Nucleus {
+        /// Above 0; 1 leaves the model's probabilities as they are.
+        temperature: f64,
+        /// Above 0, at most 1; 1 cuts nothing (Holtzman et al., 2020).
+        top_p: f64,
+        /// The same seed gives the same text.
+        seed: u64,
+    },
+}
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Generation<'a> {
+    /// Tokens of the prompt; at least one.
+    pub prompt: &'a [u32],
+    /// At most this many new tokens.
+    pub max_new_tokens: usize,
+    /// Tokens that end the text, and are not part of it.
+    pub stop: &'a [u32],
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+}
+
+/// Generates tokens after a prompt. Every new token is also handed to `on_token` as soon as it is known; when that
+/// returns false, generation ends.
+pub fn generate(
+    backbone: &Backbone,
+    adapter: Option<&Adapter>,
+    request: &Generation,
+    mut on_token: impl FnMut(u32) -> bool,
+) -> Vec<u32> {
+    let mut cache = KeyValueCache::default();
+    let mut random = match request.sampling {
+        Sampling::Nucleus { seed, .. } => SplitMix64::keyed(seed, "generate", 0),
+        Sampling::Greedy => SplitMix64::keyed(0, "generate", 0),
+    };
+    let mut new = Vec::new();
+    let mut next = request.prompt.to_vec();
+    while new.len() < request.max_new_tokens {
+        let logits = backbone.next_logits(&next, adapter, &mut cache);
+        let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+        let token = choose(&logits, request.sampling, &mut random);
+        if request.stop.contains(&token) {
+            break;
+        }
+        new.push(token);
+        if !on_token(token) {
+            break;
+        }
+        next = vec![token];
+    }
+    new
+}
+
+fn choose(logits: &[f32], sampling: Sampling, random: &mut SplitMix64) -> u32 {
+    let best = |best: usize, (i, x): (usize, &f32)| if *x > logits[best] { i } else { best };
+    let greedy = logits.iter().enumerate().fold(0, best);
+    let Sampling::Nucleus { temperature, top_p, .. } = sampling else {
+        return greedy as u32;
+    };
+    let max = f64::from(logits[greedy]);
+    let weight = |x: &f32| ((f64::from(*x) - max) / temperature).exp();
+    let mut weights: Vec<(usize, f64)> = logits.iter().map(weight).enumerate().collect();
+    weights.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+    let mut kept = 0.0;
+    let nucleus = weights.iter().position(|(_, weight)| {
+        kept += weight;
+        kept >= top_p * total
+    });
+    weights.truncate(nucleus.map_or(weights.len(), |last| last + 1));
+    let unit = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+    let mut left = unit * kept;
+    for (token, weight) in &weights {
+        left -= weight;
+        if left < 0.0 {
+            return *token as u32;
+        }
+    }
+    weights.last().map_or(greedy, |(token, _)| *token) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greedy_takes_the_first_of_the_likeliest() {
+        let mut random = SplitMix64::keyed(0, "test", 0);
+        assert_eq!(choose(&[0.0, 2.0, 2.0, 1.0], Sampling::Greedy, &mut random), 1);
+    }
+
+    #[test]
+    fn samples_follow_the_probabilities_and_stay_in_the_nucleus() {
+        // Probabilities 0.6, 0.3, 0.1.
+        let logits = [0.6f32.ln(), 0.3f32.ln(), 0.1f32.ln()];
+        let mut random = SplitMix64::keyed(1, "test", 0);
+        let mut draw = |top_p| {
+            let sampling = Sampling::Nucleus { temperature: 1.0, top_p, seed: 1 };
+            let mut counts = [0u32; 3];
+            for _ in 0..30_000 {
+                counts[choose(&logits, sampling, &mut random) as usize] += 1;
+            }
+            counts.map(|count| f64::from(count) / 30_000.0)
+        };
+        for (share, expected) in draw(1.0).into_iter().zip([0.6, 0.3, 0.1]) {
+            assert!((share - expected).abs() < 0.015, "{share} for {expected}");
+        }
+        let cut = draw(0.85);
+        assert_eq!(cut[2], 0.0);
+        assert!((cut[0] - 2.0 / 3.0).abs() < 0.015);
+    }
+}

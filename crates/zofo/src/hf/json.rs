@@ -1,0 +1,157 @@
+//! JSON files, with the file and the key in every error.
+
+use std::{fs, path::Path};
+
+use serde_json::{Map, Value};
+
+use super::{atomic::failed_to, error::HfError};
+
+/// Sizes are products of two of these, which a 64-bit number holds.
+const LARGEST_SIZE: u64 = i32::MAX as u64;
+
+/// Reads the JSON object in the file `path`.
+///
+/// # Errors
+/// The file cannot be read, is not JSON, or not an object.
+pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>, HfError> {
+    let text = fs::read(path).map_err(failed_to("read", path))?;
+    match serde_json::from_slice(&text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(other) => Err(HfError::Unexpected {
+            path: path.to_owned(),
+            what: "the file".to_owned(),
+            expected: "an object".to_owned(),
+            found: shortened(&other),
+        }),
+        Err(source) => Err(HfError::Json { path: path.to_owned(), source }),
+    }
+}
+
+/// The keys of an object in a file. A key whose value is null counts as absent, as in Python's configurations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys<'a> {
+    pub(super) path: &'a Path,
+    object: &'a Map<String, Value>,
+    /// The key under which the object itself stands.
+    within: Option<&'a str>,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn new(path: &'a Path, object: &'a Map<String, Value>) -> Self {
+        Self { path, object, within: None }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The object under `key`, if there is one.
+    pub(super) fn object(&self, key: &'a str) -> Result<Option<Self>, HfError> {
+        let object = self.typed(key, "an object", Value::as_object)?;
+        Ok(object.map(|object| Self { path: self.path, object, within: Some(key) }))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.object.is_empty()
+    }
+
+    pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>, HfError> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>, HfError> {
+        self.typed(key, "true or false", Value::as_bool)
+    }
+
+    pub(super) fn strings(&self, key: &str) -> Result<Option<Vec<String>>, HfError> {
+        self.typed(key, "a list of strings", |value| {
+            let list = value.as_array()?.iter();
+            list.map(|item| item.as_str().map(str::to_owned)).collect()
+        })
+    }
+
+    /// A number of things of which there is at least one.
+    pub(super) fn size(&self, key: &str) -> Result<Option<usize>, HfError> {
+        self.typed(key, "a whole number from 1 to 2147483647", |value| {
+            let size = value.as_u64().filter(|size| (1..=LARGEST_SIZE).contains(size))?;
+            usize::try_from(size).ok()
+        })
+    }
+
+    /// A finite number above zero.
+    pub(super) fn positive(&self, key: &str) -> Result<Option<f64>, HfError> {
+        self.typed(key, "a number above zero", |value| {
+            value.as_f64().filter(|number| number.is_finite() && *number > 0.0)
+        })
+    }
+
+    /// Turns the absence of `key` into an error.
+    pub(super) fn required<T>(
+        &self,
+        key: &str,
+        read: impl FnOnce(&Self, &str) -> Result<Option<T>, HfError>,
+    ) -> Result<T, HfError> {
+        read(self, key)?.ok_or_else(|| HfError::Unexpected {
+            path: self.path.to_owned(),
+            what: self.name(key),
+            expected: "a value".to_owned(),
+            found: "none".to_owned(),
+        })
+    }
+
+    /// The value of `key` is not `expected`.
+    pub(super) fn unexpected(&self, key: &str, expected: impl Into<String>) -> HfError {
+        HfError::Unexpected {
+            path: self.path.to_owned(),
+            what: self.name(key),
+            expected: expected.into(),
+            found: self.found(key),
+        }
+    }
+
+    /// The value of `key` is right but not supported.
+    pub(super) fn unsupported(&self, key: &str, supported: impl Into<String>) -> HfError {
+        HfError::Unsupported {
+            path: self.path.to_owned(),
+            what: self.name(key),
+            found: self.found(key),
+            supported: supported.into(),
+        }
+    }
+
+    fn typed<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, HfError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => match read(value) {
+                None => Err(self.unexpected(key, expected)),
+                some => Ok(some),
+            },
+        }
+    }
+
+    fn name(&self, key: &str) -> String {
+        match self.within {
+            None => format!("key \"{key}\""),
+            Some(within) => format!("key \"{within}.{key}\""),
+        }
+    }
+
+    fn found(&self, key: &str) -> String {
+        self.object.get(key).map_or("none".to_owned(), shortened)
+    }
+}
+
+/// The start of a value's text: a value may be a whole vocabulary.
+fn shortened(value: &Value) -> String {
+    const SHOWN: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN) {
+        None => text,
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}

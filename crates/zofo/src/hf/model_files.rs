@@ -1,0 +1,300 @@
+//! A model on disk: what it is, and its weights as tensor storage.
+
+mod backbone;
+mod dequantize;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use burn_std::Bytes;
+use serde_json::{Map, Value};
+use tokenizers::Tokenizer;
+
+use self::dequantize::GgufWeights;
+use super::{
+    atomic::failed_to,
+    dtype::{StoredDtype, WeightDtype},
+    error::HfError,
+    family::family,
+    gguf::GgufFile,
+    json::{Keys, read_object},
+    safetensors::ShardedWeights,
+};
+use crate::model::DecoderConfig;
+
+const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+
+/// A model folder as Hugging Face keeps it, or a GGUF file, mapped and checked: every weight that the configuration asks
+/// for is there once, in the right shape, and no other.
+#[derive(Debug)]
+pub struct ModelFiles {
+    path: PathBuf,
+    config: DecoderConfig,
+    /// `config.json` as it is, or as it would be for a GGUF file.
+    config_json: Map<String, Value>,
+    eos_token_ids: Vec<u32>,
+    weights: Weights,
+    parameters: Vec<(String, Vec<usize>)>,
+}
+
+/// Where weights come from.
+#[derive(Debug)]
+enum Weights {
+    Folder(ShardedWeights),
+    Gguf(GgufWeights),
+}
+
+impl ModelFiles {
+    /// Opens the folder or `.gguf` file at `path` and checks all of it but the tokenizer and the values of the weights.
+    ///
+    /// The files must not change while the model is in use: weights are mapped, not read.
+    ///
+    /// # Errors
+    /// A file is missing, cannot be read, or contradicts itself or another; the family, an option in `config.json`, or
+    /// the type of a weight is not supported.
+    pub fn open(path: &Path) -> Result<Self, HfError> {
+        let kind = fs::metadata(path).map_err(failed_to("open", path))?;
+        if kind.is_dir() {
+            Self::open_folder(path)
+        } else if is_gguf(path)? {
+            Self::open_gguf(path)
+        } else {
+            Err(HfError::NotAModel { path: path.to_owned() })
+        }
+    }
+
+    fn open_folder(path: &Path) -> Result<Self, HfError> {
+        let config_path = path.join(CONFIG);
+        if !config_path.exists() {
+            return Err(HfError::NoModel { path: path.to_owned(), missing: CONFIG, hint: "" });
+        }
+        let config_json = read_object(&config_path)?;
+        let keys = Keys::new(&config_path, &config_json);
+        let family = family(&keys)?;
+        let config = (family.decoder)(&keys)?;
+        let mut eos_token_ids = token_ids(&keys, "eos_token_id", config.vocabulary)?;
+        if !config_json.contains_key("eos_token_id") {
+            eos_token_ids.extend(family.default_eos);
+        }
+        // What generation stops at may be more than what the model was trained to end with.
+        let generation_path = path.join(GENERATION_CONFIG);
+        if generation_path.exists() {
+            let generation = read_object(&generation_path)?;
+            let generation = Keys::new(&generation_path, &generation);
+            let stated = token_ids(&generation, "eos_token_id", config.vocabulary)?;
+            if !stated.is_empty() {
+                eos_token_ids = stated;
+            }
+        }
+
+        let weights = ShardedWeights::open(path)?;
+        let parameters = config.parameters();
+        check_weights(path, &config, &parameters, &weights)?;
+        Ok(Self {
+            path: path.to_owned(),
+            config,
+            config_json,
+            eos_token_ids,
+            weights: Weights::Folder(weights),
+            parameters,
+        })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self, HfError> {
+        let file = GgufFile::open(path)?;
+        // Looked at first, because their number bounds the layers that the configuration may claim.
+        let tensors = file.hf_tensors()?;
+        let config_json = file.hf_config()?.as_object().cloned().unwrap_or_default();
+        let keys = Keys::new(path, &config_json);
+        let config = (family(&keys)?.decoder)(&keys)?;
+        let eos_token_ids = token_ids(&keys, "eos_token_id", config.vocabulary)?;
+        let parameters = config.parameters();
+        let mut tensors: HashMap<_, _> = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+        let mut named = BTreeMap::new();
+        for (name, shape) in &parameters {
+            match tensors.remove(name) {
+                Some(tensor) if tensor.shape == *shape => named.insert(name.clone(), tensor),
+                Some(tensor) => return Err(wrong_shape(path, name, shape, &tensor.shape)),
+                None => {
+                    let names = vec![name.clone()];
+                    return Err(HfError::MissingTensors { path: path.to_owned(), names });
+                }
+            };
+        }
+        if !tensors.is_empty() {
+            let names = tensors.into_keys().collect();
+            return Err(HfError::ExtraTensors { path: path.to_owned(), names });
+        }
+        let opened = File::open(path).map_err(failed_to("open", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            weights: Weights::Gguf(GgufWeights::new(file, opened, named, &config)),
+            config,
+            config_json,
+            eos_token_ids,
+            parameters,
+        })
+    }
+
+    /// The path that the model was opened by.
+    pub fn source_path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sizes, constants and names of the model.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The tokens at which generation stops; none if the model's files name none.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos_token_ids
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// `tokenizer.json` is missing or not a tokenizer; that in a GGUF file is of a kind that is not supported.
+    pub fn tokenizer(&self) -> Result<Tokenizer, HfError> {
+        if let Weights::Gguf(weights) = &self.weights {
+            return Ok(weights.file().tokenizer()?);
+        }
+        let path = self.path.join(TOKENIZER);
+        if !path.exists() {
+            return Err(HfError::NoModel {
+                path: self.path.clone(),
+                missing: TOKENIZER,
+                hint: ", which transformers writes for AutoTokenizer.from_pretrained(…).save_pretrained(…)",
+            });
+        }
+        let text = fs::read(&path).map_err(failed_to("read", &path))?;
+        Tokenizer::from_bytes(text).map_err(|cause| HfError::Tokenizer { path, reason: cause.to_string() })
+    }
+
+    /// Names and shapes of the weights, in the order of [`DecoderConfig::parameters`].
+    pub fn parameters(&self) -> impl ExactSizeIterator<Item = (&str, &[usize])> {
+        let parameters = self.parameters.iter();
+        parameters.map(|(name, shape)| (name.as_str(), shape.as_slice()))
+    }
+
+    /// How the files store the weight `name`.
+    ///
+    /// # Errors
+    /// The model has no such weight.
+    pub fn stored_dtype(&self, name: &str) -> Result<StoredDtype, HfError> {
+        match &self.weights {
+            Weights::Folder(weights) => match weights.find(name) {
+                Some((file, _)) => file.stored_dtype(name),
+                None => Err(self.no_weight(name)),
+            },
+            Weights::Gguf(weights) => weights.stored_dtype(name).ok_or_else(|| self.no_weight(name)),
+        }
+    }
+
+    /// The weight `name`, row-major in the order of Hugging Face, as tensor storage of type `dtype`.
+    ///
+    /// A weight that the file stores in that type and order, at a place as aligned as its values need, is mapped: its
+    /// pages are read when they are touched, and copied when they are written; the file stays as it is. Any other is
+    /// converted: wider exactly, narrower to the nearest value, ties to even.
+    ///
+    /// # Errors
+    /// The model has no such weight, or the mapping fails.
+    pub fn load(&self, name: &str, dtype: WeightDtype) -> Result<Bytes, HfError> {
+        match &self.weights {
+            Weights::Folder(weights) => match weights.find(name) {
+                Some((file, _)) => file.load(name, dtype),
+                None => Err(self.no_weight(name)),
+            },
+            Weights::Gguf(weights) => match weights.load(name, dtype) {
+                Some(loaded) => loaded,
+                None => Err(self.no_weight(name)),
+            },
+        }
+    }
+
+    fn no_weight(&self, name: &str) -> HfError {
+        HfError::MissingTensors { path: self.path.clone(), names: vec![name.to_owned()] }
+    }
+}
+
+/// Whether the file at `path` claims to be a GGUF file, by its name or its first bytes.
+fn is_gguf(path: &Path) -> Result<bool, HfError> {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        return Ok(true);
+    }
+    let mut start = Vec::new();
+    File::open(path).and_then(|file| file.take(4).read_to_end(&mut start)).map_err(failed_to("read", path))?;
+    Ok(start == b"GGUF")
+}
+
+/// Checks that the files have every parameter in a usable type and the right shape, and nothing that would change the
+/// model if it were left out.
+fn check_weights(
+    folder: &Path,
+    config: &DecoderConfig,
+    parameters: &[(String, Vec<usize>)],
+    weights: &ShardedWeights,
+) -> Result<(), HfError> {
+    let mut missing = Vec::new();
+    for (name, shape) in parameters {
+        match weights.find(name) {
+            None => missing.push(name.clone()),
+            Some((file, stored)) if stored.shape != *shape => {
+                return Err(wrong_shape(file.path(), name, shape, &stored.shape));
+            }
+            Some((file, _)) => {
+                file.stored_dtype(name)?;
+            }
+        }
+    }
+    if !missing.is_empty() {
+        let path = folder.to_owned();
+        return Err(HfError::MissingTensors { path, names: missing });
+    }
+    let known: HashSet<_> = parameters.iter().map(|(name, _)| name.as_str()).collect();
+    let is_redundant = |name: &str| {
+        // Frequencies that old versions of transformers saved; and a head that is the embedding all the same.
+        name.ends_with(".rotary_emb.inv_freq") || (config.is_tied() && name == "lm_head.weight")
+    };
+    let extra = weights.names().filter(|name| !known.contains(name) && !is_redundant(name));
+    let names: Vec<_> = extra.map(str::to_owned).collect();
+    if names.is_empty() { Ok(()) } else { Err(HfError::ExtraTensors { path: folder.to_owned(), names }) }
+}
+
+fn wrong_shape(path: &Path, name: &str, expected: &[usize], found: &[usize]) -> HfError {
+    HfError::Unexpected {
+        path: path.to_owned(),
+        what: format!("shape of tensor \"{name}\""),
+        expected: format!("{expected:?} from {CONFIG}"),
+        found: format!("{found:?}"),
+    }
+}
+
+/// The tokens under `key`: one, a list, or none.
+fn token_ids(keys: &Keys<'_>, key: &str, vocabulary: usize) -> Result<Vec<u32>, HfError> {
+    let values = match keys.get(key) {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(values)) => values.as_slice(),
+        Some(value) => std::slice::from_ref(value),
+    };
+    let id = |value: &Value| {
+        let id = u32::try_from(value.as_u64()?).ok()?;
+        ((id as usize) < vocabulary).then_some(id)
+    };
+    values
+        .iter()
+        .map(|value| {
+            let expected = || format!("tokens below the {vocabulary} of the vocabulary");
+            id(value).ok_or_else(|| keys.unexpected(key, expected()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

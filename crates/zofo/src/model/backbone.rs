@@ -1,0 +1,183 @@
+//! The weights θ.
+
+use super::config::DecoderConfig;
+use crate::hf::{HfError, ModelFiles, WeightDtype, hash_bytes};
+use crate::zo::{BackboneDirection, Perturbation};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn_std::Bytes;
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use zofo_kernels::WeightView;
+use zofo_kernels::direction::ParameterId;
+
+/// One weight of the backbone.
+pub struct Parameter {
+    name: String,
+    id: ParameterId,
+    shape: Vec<usize>,
+    /// A vector is a matrix of one row. Taken out only while it is updated.
+    value: Tensor<2>,
+}
+
+impl Parameter {
+    /// The name in Hugging Face files.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The shape in Hugging Face files.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// A handle of the values, `[rows, columns]`. While one exists, the weight can't be updated.
+    pub fn value(&self) -> Tensor<2> {
+        self.value.clone()
+    }
+
+    /// The identity under which directions know the weight.
+    pub fn id(&self) -> ParameterId {
+        self.id
+    }
+
+    /// Calls `f` with the values as they are stored, row-major and little endian.
+    pub fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
+        zofo_kernels::tensor::with_bytes(self.value(), f)
+    }
+}
+
+/// Every weight of a pre-trained model, on a device without autodiff.
+///
+/// A forward pass reads the weights through a [`Perturbation`] and never writes them; only [`descend`](Self::descend)
+/// does.
+pub struct Backbone {
+    config: Arc<DecoderConfig>,
+    dtype: WeightDtype,
+    device: Device,
+    parameters: Vec<Parameter>,
+    index: HashMap<String, usize>,
+}
+
+impl Backbone {
+    /// Loads all weights: mapped from the file where its dtype and alignment allow, else converted.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ModelFiles::load`].
+    pub fn load(files: &ModelFiles, dtype: WeightDtype, device: &Device) -> Result<Self, HfError> {
+        let config = Arc::new(files.config().clone());
+        let load = |(name, shape): (String, Vec<usize>)| {
+            let bytes = files.load(&name, dtype)?;
+            Ok(Parameter::new(name, shape, bytes, dtype, device))
+        };
+        let parameters: Vec<Parameter> = config.parameters().into_iter().map(load).collect::<Result<_, HfError>>()?;
+        let index = parameters.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
+        Ok(Self { config, dtype, device: device.clone(), parameters, index })
+    }
+
+    /// Sizes and names.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// How the weights are stored.
+    pub fn dtype(&self) -> WeightDtype {
+        self.dtype
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// All weights, in the order of the forward pass; a tied matrix once.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Number of weights.
+    pub fn len(&self) -> usize {
+        self.parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum()
+    }
+
+    /// Whether there is no weight; there always is.
+    pub fn is_empty(&self) -> bool {
+        self.parameters.is_empty()
+    }
+
+    /// A weight and how to read it under a perturbation.
+    ///
+    /// # Panics
+    ///
+    /// If no weight has this name: names come from [`DecoderConfig`], and all of those were loaded.
+    pub(super) fn read(&self, name: &str, perturbation: &Perturbation) -> (Tensor<2>, WeightView) {
+        let parameter = &self.parameters[self.index[name]];
+        (parameter.value(), perturbation.view(&parameter.name, parameter.id))
+    }
+
+    /// θ ← θ − `coefficient`·z, in place.
+    pub fn descend(&mut self, direction: &BackboneDirection, coefficient: f32) {
+        for parameter in &mut self.parameters {
+            parameter.descend(direction, coefficient);
+        }
+    }
+
+    /// One weight of θ ← θ − `coefficient`·z.
+    pub(crate) fn descend_one(&mut self, index: usize, direction: &BackboneDirection, coefficient: f32) {
+        self.parameters[index].descend(direction, coefficient);
+    }
+
+    /// Writes θ as a Hugging Face model folder, with configuration and tokenizer of the model that it came from.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ModelFiles::write_backbone`].
+    pub fn write(&self, files: &ModelFiles, dir: &Path) -> Result<(), HfError> {
+        files.write_backbone(dir, self.dtype, |name| {
+            Ok::<Bytes, HfError>(self.parameters[self.index[name]].value().to_data().into_bytes())
+        })
+    }
+
+    /// Replaces all weights by what `reader` gives, stored as they are here, in the order of
+    /// [`parameters`](Self::parameters).
+    pub(crate) fn read_weights(&mut self, reader: &mut impl std::io::Read) -> std::io::Result<()> {
+        for parameter in &mut self.parameters {
+            let dtype = parameter.value.dtype();
+            let mut bytes = vec![0u8; parameter.value.shape().num_elements() * dtype.size()];
+            reader.read_exact(&mut bytes)?;
+            let data = TensorData::from_bytes_vec(bytes, parameter.value.dims(), dtype);
+            parameter.value = Tensor::from_data(data, (&self.device, dtype));
+        }
+        Ok(())
+    }
+
+    /// SHA-256 of every weight's bytes, in order.
+    pub fn hashes(&self) -> Vec<[u8; 32]> {
+        self.parameters.par_iter().map(|parameter| parameter.with_bytes(hash_bytes)).collect()
+    }
+}
+
+impl Parameter {
+    fn new(name: String, shape: Vec<usize>, bytes: Bytes, dtype: WeightDtype, device: &Device) -> Self {
+        let dtype = match dtype {
+            WeightDtype::F32 => DType::F32,
+            WeightDtype::Bf16 => DType::BF16,
+        };
+        let columns = shape.last().copied().unwrap_or(1);
+        let rows = shape.iter().product::<usize>() / columns;
+        let data = TensorData::from_bytes(bytes, [rows, columns], dtype);
+        let value = Tensor::from_data(data, (device, dtype));
+        let id = ParameterId::from_name(&name);
+        Self { name, id, shape, value }
+    }
+
+    fn descend(&mut self, direction: &BackboneDirection, coefficient: f32) {
+        let noise = direction.of(&self.name, self.id);
+        // The kernel updates in place what nobody else holds, so the weight leaves its place meanwhile.
+        let empty = Tensor::empty([0, 0], &self.value.device());
+        let value = std::mem::replace(&mut self.value, empty);
+        self.value = zofo_kernels::tensor::descend(value, noise, coefficient);
+    }
+}

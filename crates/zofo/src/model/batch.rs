@@ -1,0 +1,185 @@
+//! Ragged batches: rows of different lengths, one behind the other, without padding.
+
+use crate::task::{EncodedCandidate, EncodedExample};
+use std::ops::Range;
+use std::sync::Arc;
+use zofo_kernels::Segment;
+
+/// A position whose next token counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Label {
+    /// Row of the batch's tokens from which the token is predicted.
+    pub row: usize,
+    /// The token that follows.
+    pub target: u32,
+}
+
+/// Tokens of several rows, who attends to whom, and which predictions count.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Tokens that are fed, all rows one behind the other.
+    pub ids: Vec<u32>,
+    /// Position of every token in its sequence.
+    pub positions: Vec<u32>,
+    /// The rows.
+    pub segments: Vec<Segment>,
+    /// The predictions that count, by row and position.
+    pub labels: Vec<Label>,
+}
+
+impl Batch {
+    /// Sequences that count in their last `answer_len` tokens each: training on answers.
+    ///
+    /// The last token of a sequence predicts nothing, so it is not fed.
+    pub fn answers<'a>(sequences: impl IntoIterator<Item = &'a EncodedCandidate>) -> Self {
+        let mut batch = Self::default();
+        for sequence in sequences {
+            let fed = sequence.ids.len().saturating_sub(1);
+            let own = batch.push_row(&sequence.ids[..fed], 0, None);
+            batch.label_answer(&sequence.ids, sequence.answer_len, |position| own.start + position);
+        }
+        batch
+    }
+
+    /// All candidates of some examples. What an example's candidates share is computed once, and each candidate attends
+    /// to it. Returns, per example and candidate, its range of labels.
+    pub fn candidates(examples: &[EncodedExample]) -> (Self, Vec<Vec<Range<usize>>>) {
+        let mut batch = Self::default();
+        let mut ranges = Vec::with_capacity(examples.len());
+        for example in examples {
+            // The token before an answer predicts it, so it may be the prefix's last one.
+            let shared = example.shared_prefix_len();
+            let prefix = example.candidates.first().map_or(&[][..], |c| &c.ids[..shared]);
+            let prefix = batch.push_row(prefix, 0, None);
+            let branch = |candidate: &EncodedCandidate| {
+                let first = batch.labels.len();
+                let fed = candidate.ids.len().saturating_sub(1).max(shared);
+                let own = batch.push_row(&candidate.ids[shared..fed], shared, Some(prefix.clone()));
+                batch.label_answer(&candidate.ids, candidate.answer_len, |position| {
+                    match position.checked_sub(shared) {
+                        Some(offset) => own.start + offset,
+                        None => prefix.start + position,
+                    }
+                });
+                first..batch.labels.len()
+            };
+            ranges.push(example.candidates.iter().map(branch).collect());
+        }
+        (batch, ranges)
+    }
+
+    /// One row that continues a cache of `past` tokens, and counts in its last position only.
+    pub fn continuation(ids: &[u32], past: usize) -> Self {
+        let mut batch = Self::default();
+        batch.push_row(ids, past, None);
+        batch
+    }
+
+    /// Sequences that count wherever they have a label: `labels[t]` is the target of the token before t.
+    pub fn labelled<'a>(rows: impl IntoIterator<Item = (&'a [u32], &'a [Option<u32>])>) -> Self {
+        let mut batch = Self::default();
+        for (ids, labels) in rows {
+            let own = batch.push_row(ids, 0, None);
+            for (position, label) in labels.iter().enumerate().skip(1) {
+                if let Some(target) = *label {
+                    batch.labels.push(Label { row: own.start + position - 1, target });
+                }
+            }
+        }
+        batch
+    }
+
+    /// Number of tokens that are fed.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Several batches as one.
+    pub fn concatenate<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Self {
+        let mut all = Self::default();
+        for batch in batches {
+            let offset = all.ids.len();
+            let shift = |range: &Range<usize>| range.start + offset..range.end + offset;
+            all.ids.extend_from_slice(&batch.ids);
+            all.positions.extend_from_slice(&batch.positions);
+            all.segments.extend(batch.segments.iter().map(|segment| Segment {
+                queries: shift(&segment.queries),
+                keys: segment.keys.iter().map(shift).collect(),
+            }));
+            let label = |label: &Label| Label { row: label.row + offset, ..*label };
+            all.labels.extend(batch.labels.iter().map(label));
+        }
+        all
+    }
+
+    /// The targets of the labels.
+    pub fn targets(&self) -> Arc<[u32]> {
+        self.labels.iter().map(|label| label.target).collect()
+    }
+
+    /// Appends a row at positions `start`, `start + 1`, …; returns its tokens' range.
+    fn push_row(&mut self, ids: &[u32], start: usize, context: Option<Range<usize>>) -> Range<usize> {
+        let own = self.ids.len()..self.ids.len() + ids.len();
+        self.ids.extend_from_slice(ids);
+        self.positions.extend((start..start + ids.len()).map(|position| position as u32));
+        if !own.is_empty() {
+            let keys = context.filter(|range| !range.is_empty()).into_iter().chain([own.clone()]);
+            self.segments.push(Segment { queries: own.clone(), keys: keys.collect() });
+        }
+        own
+    }
+
+    /// Labels the last `answer_len` tokens of a sequence, each at the row of the token before it.
+    fn label_answer(&mut self, ids: &[u32], answer_len: usize, row_of: impl Fn(usize) -> usize) {
+        for (position, &target) in ids.iter().enumerate().skip(ids.len() - answer_len) {
+            // An answer always has a token before it: the encoder refuses empty prompts.
+            self.labels.push(Label { row: row_of(position - 1), target });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(ids: &[u32], answer_len: usize) -> EncodedCandidate {
+        EncodedCandidate { ids: ids.to_vec(), answer_len }
+    }
+
+    #[test]
+    fn answers_are_predicted_by_the_token_before_and_the_last_token_is_not_fed() {
+        let batch = Batch::answers(&[candidate(&[1, 2, 3, 4], 2), candidate(&[5, 6], 1)]);
+        assert_eq!(batch.ids, [1, 2, 3, 5]);
+        assert_eq!(batch.positions, [0, 1, 2, 0]);
+        let rows: Vec<(usize, u32)> = batch.labels.iter().map(|l| (l.row, l.target)).collect();
+        assert_eq!(rows, [(1, 3), (2, 4), (3, 6)]);
+    }
+
+    #[test]
+    fn candidates_branch_from_what_they_share() {
+        let example = EncodedExample {
+            candidates: vec![candidate(&[1, 2, 3, 7], 1), candidate(&[1, 2, 3, 8, 9], 2)],
+            gold: 0,
+            line: 1,
+        };
+        let (batch, ranges) = Batch::candidates(&[example.clone(), example]);
+        // The first answer has one token, predicted by the shared prefix; of the second, one token is fed.
+        assert_eq!(batch.ids, [1, 2, 3, 8, 1, 2, 3, 8]);
+        assert_eq!(batch.positions, [0, 1, 2, 3, 0, 1, 2, 3]);
+        assert_eq!(ranges, [vec![0..1, 1..3], vec![3..4, 4..6]]);
+        let rows: Vec<(usize, u32)> = batch.labels.iter().map(|l| (l.row, l.target)).collect();
+        assert_eq!(rows, [(2, 7), (2, 8), (3, 9), (6, 7), (6, 8), (7, 9)]);
+        assert_eq!(batch.segments[1], Segment { queries: 3..4, keys: vec![0..3, 3..4] });
+        assert_eq!(batch.segments[3], Segment { queries: 7..8, keys: vec![4..7, 7..8] });
+    }
+
+    #[test]
+    fn concatenation_shifts_rows() {
+        let one = Batch::answers(&[candidate(&[1, 2, 3], 1)]);
+        let two = Batch::concatenate([&one, &one]);
+        assert_eq!(two.ids, [1, 2, 1, 2]);
+        assert_eq!(two.segments[1].queries, 2..4);
+        assert_eq!(two.segments[1].keys.as_slice(), std::slice::from_ref(&(2..4)));
+        assert_eq!(two.labels[1], Label { row: 3, target: 3 });
+    }
+}

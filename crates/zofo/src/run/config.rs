@@ -1,0 +1,160 @@
+//! The configuration of `zofo train`: a TOML file, overlaid by `--set key=value`, validated as a
+//! whole.
+//!
+//! Loading has two stages. The first keeps what was written, where (`Source`); the second reads
+//! typed values out of it (`Reader`) into a [`Config`], in which every default is filled in.
+//! [`Config::to_toml`] writes that resolved form, and [`Config::fingerprint`] condenses the part of
+//! it that determines what is computed.
+
+mod choice;
+mod error;
+mod keys;
+mod paths;
+mod reader;
+mod sections;
+mod source;
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+pub(crate) use choice::Choice;
+pub use error::ConfigError;
+pub use paths::expand_home;
+pub use sections::{
+    Compute, DataConfig, Device, Dtype, InnerConfig, Keep, KeepAdapter, LrSchedule, MethodConfig, MethodName,
+    ModelConfig, Optimizer, OuterConfig, OuterOptimizer, PeftConfig, PeftKind, RunConfig, ShadowInit,
+};
+
+use keys::{Effect, KEYS, Key};
+use reader::Reader;
+use source::Source;
+
+/// A validated configuration with every default filled in.
+///
+/// A field is named as its key: `config.inner.lr` is `[inner] lr`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    /// `[model]`: the backbone θ.
+    pub model: ModelConfig,
+    /// `[data]`: the task and how its rows are divided.
+    pub data: DataConfig,
+    /// `[method]`: the algorithm.
+    pub method: MethodConfig,
+    /// `[peft]`: the blocks p and s.
+    pub peft: PeftConfig,
+    /// `[inner]`: what drives s.
+    pub inner: InnerConfig,
+    /// `[outer]`: what drives p and θ.
+    pub outer: OuterConfig,
+    /// `[run]`: limits, output, machine.
+    pub run: RunConfig,
+    #[serde(skip)]
+    unused: Vec<String>,
+}
+
+impl Config {
+    /// Reads a configuration file and applies `key=value` overlays, the last of a key winning.
+    ///
+    /// # Errors
+    /// Whatever [`ConfigError`] lists; every message names the file and line, or the overlay, that
+    /// it is about.
+    pub fn load(path: &Path, overlays: &[String]) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, &path.display().to_string(), overlays)
+    }
+
+    /// As [`Config::load`], from text. `file` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, file: &str, overlays: &[String]) -> Result<Self, ConfigError> {
+        let source = Source::parse(text, file, overlays)?;
+        let reader = Reader::new(&source);
+        let model = ModelConfig::read(&reader)?;
+        let data = DataConfig::read(&reader)?;
+        let method = MethodConfig::read(&reader)?;
+        let peft = PeftConfig::read(&reader)?;
+        let inner = InnerConfig::read(&reader)?;
+        let outer = OuterConfig::read(&reader, &method, &inner)?;
+        let run = RunConfig::read(&reader)?;
+        let unused = unused_keys(KEYS, source.keys(), method.name, peft.kind);
+        Ok(Self { model, data, method, peft, inner, outer, run, unused })
+    }
+
+    /// Keys that were set but belong to another method or PEFT block than the chosen one, in the
+    /// order they were written.
+    pub fn unused_keys(&self) -> &[String] {
+        &self.unused
+    }
+
+    /// The resolved configuration as TOML, which [`Config::parse`] reads back to an equal one.
+    ///
+    /// # Errors
+    /// [`ConfigError::Write`] if a value has no TOML form; none that [`Config::parse`] accepts is
+    /// so.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string(self).map_err(|error| ConfigError::Write { reason: error.to_string() })
+    }
+
+    /// SHA-256, in hexadecimal, over the keys that determine what each step computes.
+    ///
+    /// A run may be resumed with another limit, output folder or number of threads, but not with
+    /// another fingerprint. Keys of other methods and blocks do not count; where the model lies
+    /// does not either, because the journal holds a hash of every tensor. With a linear schedule
+    /// `run.max_steps` counts: it sets the learning rates.
+    ///
+    /// # Errors
+    /// As [`Config::to_toml`].
+    pub fn fingerprint(&self) -> Result<String, ConfigError> {
+        let table = toml::Table::try_from(self).map_err(|error| ConfigError::Write { reason: error.to_string() })?;
+        let mut hash = Sha256::new();
+        hash.update(b"zofo configuration 1\n");
+        for key in KEYS.iter().filter(|key| key.applies(self.method.name, self.peft.kind)) {
+            let counts = match key.effect {
+                Effect::Trajectory => true,
+                Effect::TrajectoryIfLinear => self.run.lr_schedule == LrSchedule::Linear,
+                Effect::None => false,
+            };
+            let (section, name) = key.parts();
+            if let Some(value) = table.get(section).and_then(|section| section.get(name)).filter(|_| counts) {
+                hash.update(format!("{} = {}\n", key.name, canonical(value)));
+            }
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// A value's text for the fingerprint. It must not depend on how some version of a library prints
+/// numbers.
+fn canonical(value: &toml::Value) -> String {
+    match value {
+        toml::Value::Float(number) => format!("{:016x}", number.to_bits()),
+        toml::Value::Integer(number) => number.to_string(),
+        toml::Value::Boolean(flag) => flag.to_string(),
+        toml::Value::String(text) => format!("{text:?}"),
+        toml::Value::Array(values) => {
+            format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(", "))
+        }
+        // No key has these types.
+        toml::Value::Datetime(_) | toml::Value::Table(_) => value.to_string(),
+    }
+}
+
+/// Those of the written keys that the method and the block do not use.
+fn unused_keys<'a>(
+    known: &[Key],
+    written: impl Iterator<Item = &'a str>,
+    method: MethodName,
+    peft: PeftKind,
+) -> Vec<String> {
+    written
+        .filter(|name| known.iter().any(|key| key.name == *name && !key.applies(method, peft)))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

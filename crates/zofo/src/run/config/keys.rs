@@ -1,0 +1,141 @@
+//! Every key: to which method or block it belongs, and whether it changes what a run computes.
+
+use super::sections::{MethodName, PeftKind};
+
+/// Which choice a key belongs to. One of another choice is accepted and reported as unused.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Belongs {
+    /// Used by every run.
+    Always,
+    /// Used by these methods.
+    Methods(&'static [MethodName]),
+    /// Used by these PEFT blocks.
+    Blocks(&'static [PeftKind]),
+}
+
+/// Whether a key changes the numbers that a run computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It does: a run cannot be resumed with another value.
+    Trajectory,
+    /// It does if `run.lr_schedule` is linear.
+    TrajectoryIfLinear,
+    /// It does not.
+    None,
+}
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key {
+    /// Section and name, joined by a full stop.
+    pub(super) name: &'static str,
+    /// To which choice it belongs.
+    pub(super) belongs: Belongs,
+    /// Whether it changes what is computed.
+    pub(super) effect: Effect,
+}
+
+impl Key {
+    const fn new(name: &'static str, belongs: Belongs, effect: Effect) -> Self {
+        Self { name, belongs, effect }
+    }
+
+    /// Section and name.
+    pub(super) fn parts(&self) -> (&'static str, &'static str) {
+        self.name.split_once('.').unwrap_or(("", self.name))
+    }
+
+    /// Whether a run of this method and block uses the key.
+    pub(super) fn applies(&self, method: MethodName, block: PeftKind) -> bool {
+        match self.belongs {
+            Belongs::Always => true,
+            Belongs::Methods(methods) => methods.contains(&method),
+            Belongs::Blocks(blocks) => blocks.contains(&block),
+        }
+    }
+}
+
+const ALWAYS: Belongs = Belongs::Always;
+const BILEVEL: Belongs = Belongs::Methods(&[MethodName::Bilevel]);
+const LORA: Belongs = Belongs::Blocks(&[PeftKind::Lora]);
+
+/// All keys, by section.
+pub(super) const KEYS: &[Key] = &[
+    Key::new("model.path", ALWAYS, Effect::None),
+    Key::new("model.dtype", ALWAYS, Effect::Trajectory),
+    Key::new("model.compute", ALWAYS, Effect::Trajectory),
+    Key::new("data.task", ALWAYS, Effect::Trajectory),
+    Key::new("data.dir", ALWAYS, Effect::Trajectory),
+    Key::new("data.template", ALWAYS, Effect::Trajectory),
+    Key::new("data.train_examples", ALWAYS, Effect::Trajectory),
+    // It selects: a resumed run must compare its checkpoints by the same examples.
+    Key::new("data.validation_examples", ALWAYS, Effect::Trajectory),
+    Key::new("data.eval_examples", ALWAYS, Effect::None),
+    Key::new("data.inner_fraction", BILEVEL, Effect::Trajectory),
+    Key::new("data.seed", ALWAYS, Effect::Trajectory),
+    Key::new("method.name", ALWAYS, Effect::Trajectory),
+    Key::new("method.penalty", BILEVEL, Effect::Trajectory),
+    Key::new("method.inner_steps", BILEVEL, Effect::Trajectory),
+    Key::new("method.warm_start", BILEVEL, Effect::Trajectory),
+    // It selects too: the best step by p need not be the best by s.
+    Key::new("method.keep", BILEVEL, Effect::Trajectory),
+    Key::new("peft.kind", ALWAYS, Effect::Trajectory),
+    Key::new("peft.rank", LORA, Effect::Trajectory),
+    Key::new("peft.alpha", LORA, Effect::Trajectory),
+    Key::new("peft.targets", LORA, Effect::Trajectory),
+    Key::new("peft.shadow_init", BILEVEL, Effect::Trajectory),
+    Key::new("inner.optimizer", BILEVEL, Effect::Trajectory),
+    Key::new("inner.lr", BILEVEL, Effect::Trajectory),
+    Key::new("inner.batch_size", BILEVEL, Effect::Trajectory),
+    Key::new("outer.adapter_optimizer", BILEVEL, Effect::Trajectory),
+    Key::new("outer.adapter_lr", BILEVEL, Effect::Trajectory),
+    Key::new("outer.optimizer", ALWAYS, Effect::Trajectory),
+    Key::new("outer.lr", ALWAYS, Effect::Trajectory),
+    Key::new("outer.eps", ALWAYS, Effect::Trajectory),
+    Key::new("outer.batch_size", ALWAYS, Effect::Trajectory),
+    Key::new("run.output", ALWAYS, Effect::None),
+    Key::new("run.max_steps", ALWAYS, Effect::TrajectoryIfLinear),
+    Key::new("run.max_minutes", ALWAYS, Effect::None),
+    Key::new("run.eval_every", ALWAYS, Effect::None),
+    Key::new("run.keep", ALWAYS, Effect::None),
+    Key::new("run.lr_schedule", ALWAYS, Effect::Trajectory),
+    Key::new("run.seed", ALWAYS, Effect::Trajectory),
+    Key::new("run.device", ALWAYS, Effect::Trajectory),
+    Key::new("run.threads", ALWAYS, Effect::None),
+];
+
+/// The sections, in order.
+pub(super) fn sections() -> Vec<&'static str> {
+    let mut sections: Vec<_> = KEYS.iter().map(|key| key.parts().0).collect();
+    sections.dedup();
+    sections
+}
+
+/// Whether there is such a key.
+pub(super) fn is_known(name: &str) -> bool {
+    KEYS.iter().any(|key| key.name == name)
+}
+
+/// The known key most like an unknown one. The name without its section counts as much as the
+/// whole, so that a right name in the wrong section finds its place.
+pub(super) fn nearest_key(unknown: &str) -> &'static str {
+    let own = unknown.rsplit('.').next().unwrap_or(unknown);
+    let likeness = |key: &Key| similarity(key.name, unknown) + similarity(key.parts().1, own);
+    // The first of equals, hence the reversal: `max_by` returns the last.
+    KEYS.iter().rev().max_by(|left, right| likeness(left).total_cmp(&likeness(right))).map_or("", |key| key.name)
+}
+
+/// The word most like an unknown one.
+pub(super) fn nearest_word(words: &[&'static str], unknown: &str) -> &'static str {
+    words
+        .iter()
+        .rev()
+        .max_by(|left, right| similarity(left, unknown).total_cmp(&similarity(right, unknown)))
+        .copied()
+        .unwrap_or_default()
+}
+
+/// From 0 (nothing in common) to 1 (equal).
+fn similarity(left: &str, right: &str) -> f64 {
+    strsim::normalized_damerau_levenshtein(left, &right.to_lowercase())
+}

@@ -1,0 +1,209 @@
+//! Typed values out of what was written.
+
+use std::path::PathBuf;
+
+use toml::Value;
+
+use super::choice::Choice;
+use super::error::ConfigError;
+use super::keys::nearest_word;
+use super::paths::expand_home;
+use super::source::{Entry, Origin, Source, describe};
+
+/// What a number must be, besides finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Range {
+    /// Above 0.
+    Positive,
+    /// 0 or above.
+    NotNegative,
+    /// Above 0 and below 1.
+    Fraction,
+}
+
+impl Range {
+    fn contains(self, number: f64) -> bool {
+        match self {
+            Range::Positive => number > 0.0,
+            Range::NotNegative => number >= 0.0,
+            Range::Fraction => number > 0.0 && number < 1.0,
+        }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Range::Positive => "a finite number above 0",
+            Range::NotNegative => "a finite number of at least 0",
+            Range::Fraction => "a number above 0 and below 1",
+        }
+    }
+}
+
+/// Reads keys of a [`Source`]. Every method returns `None` for a key that was not written; the
+/// defaults are the caller's.
+pub(super) struct Reader<'a> {
+    source: &'a Source,
+    home: Option<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(source: &'a Source) -> Self {
+        let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
+        Self { source, home }
+    }
+
+    /// The value of a key that must be set.
+    pub(super) fn require<T>(&self, key: &str, value: Option<T>, advice: &str) -> Result<T, ConfigError> {
+        value.ok_or_else(|| self.missing(key, advice))
+    }
+
+    /// The error of a key that must be set and is not.
+    pub(super) fn missing(&self, key: &str, advice: &str) -> ConfigError {
+        ConfigError::Missing { file: self.source.file().to_owned(), key: key.to_owned(), advice: advice.to_owned() }
+    }
+
+    /// A string that is, or may be, a path: with `~` expanded.
+    ///
+    /// What an overlay wrote without quotes is taken literally, even where it looks like a number
+    /// or a date.
+    pub(super) fn expanded(&self, key: &str) -> Result<Option<String>, ConfigError> {
+        self.source
+            .get(key)
+            .map(|entry| {
+                expand_home(&string_of(entry)?, self.home.as_deref())
+                    .ok_or_else(|| ConfigError::NoHome { place: entry.origin.to_string(), key: key.to_owned() })
+            })
+            .transpose()
+    }
+
+    /// A path, with `~` expanded.
+    pub(super) fn path(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
+        Ok(self.expanded(key)?.map(PathBuf::from))
+    }
+
+    /// A number; integers are numbers too.
+    pub(super) fn number(&self, key: &str, range: Range) -> Result<Option<f64>, ConfigError> {
+        self.source
+            .get(key)
+            .map(|entry| {
+                let number = match entry.value {
+                    Value::Float(number) => Some(number),
+                    Value::Integer(number) => Some(number as f64),
+                    _ => None,
+                };
+                let valid = |number: f64| number.is_finite() && range.contains(number);
+                let number = number.filter(|number| valid(*number)).ok_or_else(|| mismatch(entry, range.describe()))?;
+                // Training computes with 32 bits, where 1e-50 is 0 and 1e50 infinite.
+                if valid(f64::from(number as f32)) {
+                    Ok(number)
+                } else {
+                    Err(mismatch(entry, format!("{} as a 32-bit float too", range.describe())))
+                }
+            })
+            .transpose()
+    }
+
+    /// An integer of at least `minimum`.
+    pub(super) fn count(&self, key: &str, minimum: usize) -> Result<Option<usize>, ConfigError> {
+        self.source
+            .get(key)
+            .map(|entry| {
+                entry
+                    .value
+                    .as_integer()
+                    .and_then(|number| usize::try_from(number).ok())
+                    .filter(|number| *number >= minimum)
+                    .ok_or_else(|| mismatch(entry, format!("an integer of at least {minimum}")))
+            })
+            .transpose()
+    }
+
+    /// A seed: an integer from 0 to 2⁶³ − 1, the largest that TOML has.
+    pub(super) fn seed(&self, key: &str) -> Result<Option<u64>, ConfigError> {
+        self.source
+            .get(key)
+            .map(|entry| {
+                entry
+                    .value
+                    .as_integer()
+                    .and_then(|number| u64::try_from(number).ok())
+                    .ok_or_else(|| mismatch(entry, "an integer of at least 0"))
+            })
+            .transpose()
+    }
+
+    /// A list of strings: at least one, none empty, none twice.
+    pub(super) fn strings(&self, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
+        self.source
+            .get(key)
+            .map(|entry| {
+                let expected = "a list of different names, such as [\"q_proj\", \"v_proj\"]";
+                let list = entry.value.as_array().ok_or_else(|| mismatch(entry, expected))?;
+                if list.is_empty() {
+                    return Err(invalid(entry, expected, "an empty list"));
+                }
+                let mut strings: Vec<String> = Vec::with_capacity(list.len());
+                for value in list {
+                    match value.as_str() {
+                        Some(text) if !text.is_empty() && !strings.iter().any(|string| string == text) => {
+                            strings.push(text.to_owned());
+                        }
+                        _ => {
+                            return Err(invalid(entry, expected, format!("one with {}", describe(value))));
+                        }
+                    }
+                }
+                Ok(strings)
+            })
+            .transpose()
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<C: Choice>(&self, key: &str) -> Result<Option<C>, ConfigError> {
+        self.choice_or(key, |_| None)
+    }
+
+    /// One of a few words; `unsupported` knows others that mean something, but not to this build,
+    /// and returns what to say of them.
+    pub(super) fn choice_or<C: Choice>(
+        &self,
+        key: &str,
+        unsupported: impl FnOnce(&str) -> Option<String>,
+    ) -> Result<Option<C>, ConfigError> {
+        let Some(entry) = self.source.get(key) else {
+            return Ok(None);
+        };
+        let word = string_of(entry)?;
+        if let Some((_, choice)) = C::ALL.iter().find(|(known, _)| *known == word) {
+            return Ok(Some(*choice));
+        }
+        let (place, key) = (entry.origin.to_string(), key.to_owned());
+        if let Some(advice) = unsupported(&word) {
+            return Err(ConfigError::NotSupported { place, key, value: word, advice });
+        }
+        let valid: Vec<&'static str> = C::ALL.iter().map(|(known, _)| *known).collect();
+        let nearest = nearest_word(&valid, &word);
+        Err(ConfigError::UnknownValue { place, key, found: word, valid, nearest })
+    }
+}
+
+fn string_of(entry: &Entry) -> Result<String, ConfigError> {
+    match (&entry.value, &entry.origin) {
+        (Value::String(text), _) if text.is_empty() => Err(invalid(entry, "a string", "an empty one")),
+        (Value::String(text), _) | (_, Origin::Overlay { text, .. }) => Ok(text.clone()),
+        (_, Origin::File { .. }) => Err(mismatch(entry, "a string")),
+    }
+}
+
+fn mismatch(entry: &Entry, expected: impl Into<String>) -> ConfigError {
+    invalid(entry, expected, describe(&entry.value))
+}
+
+fn invalid(entry: &Entry, expected: impl Into<String>, found: impl Into<String>) -> ConfigError {
+    ConfigError::Value {
+        place: entry.origin.to_string(),
+        key: entry.key.clone(),
+        expected: expected.into(),
+        found: found.into(),
+    }
+}

@@ -1,0 +1,381 @@
+//! The sections of a configuration: every key, its meaning, its default, its limits.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::choice::{Choice, choices};
+use super::error::ConfigError;
+use super::reader::{Range, Reader};
+use crate::task::TemplateName;
+
+choices! {
+    /// How the backbone's weights are stored.
+    pub enum Dtype {
+        /// 32-bit floats.
+        F32 = "f32",
+        /// bfloat16: half the memory; updates are rounded stochastically.
+        Bf16 = "bf16",
+    }
+}
+
+choices! {
+    /// In what precision matrix products are computed.
+    pub enum Compute {
+        /// 32-bit floats.
+        F32 = "f32",
+    }
+}
+
+choices! {
+    /// The algorithm.
+    pub enum MethodName {
+        /// Bilevel-ZOFO: a PEFT block by exact gradients inside, the backbone by zeroth-order
+        /// estimates outside.
+        Bilevel = "bilevel",
+    }
+}
+
+choices! {
+    /// Which of the two PEFT blocks is saved.
+    pub enum KeepAdapter {
+        /// p, which the outer level trains.
+        P = "p",
+        /// s, the inner level's minimiser.
+        S = "s",
+    }
+}
+
+choices! {
+    /// The kind of PEFT block.
+    pub enum PeftKind {
+        /// Low-rank additions to linear layers.
+        Lora = "lora",
+    }
+}
+
+choices! {
+    /// How s begins.
+    pub enum ShadowInit {
+        /// As a copy of p.
+        Copy = "copy",
+        /// With random numbers of its own.
+        Independent = "independent",
+    }
+}
+
+choices! {
+    /// An optimizer of a PEFT block, fed with exact gradients. None decays weights.
+    pub enum Optimizer {
+        /// Adam with decoupled weight decay, of which there is none: the usual choice for LoRA.
+        AdamW = "adamw",
+        /// Adam.
+        Adam = "adam",
+        /// Plain gradient descent.
+        Sgd = "sgd",
+    }
+}
+
+choices! {
+    /// An optimizer of the backbone, fed with one slope per step.
+    pub enum OuterOptimizer {
+        /// The slope over its running root mean square: free of scale like Adam, one number of
+        /// state.
+        Rms = "rms",
+        /// The slope itself.
+        Sgd = "sgd",
+        /// The slope's sign.
+        Sign = "sign",
+        /// Adam per weight: two more copies of the backbone in memory.
+        Adam = "adam",
+    }
+}
+
+choices! {
+    /// Which step's weights are saved.
+    pub enum Keep {
+        /// The step with the best validation accuracy.
+        Best = "best",
+        /// The last step.
+        Last = "last",
+    }
+}
+
+choices! {
+    /// How learning rates change over a run.
+    pub enum LrSchedule {
+        /// Not at all.
+        Constant = "constant",
+        /// They fall in a straight line, to 0 after `run.max_steps`.
+        Linear = "linear",
+    }
+}
+
+choices! {
+    /// Where the computation runs.
+    pub enum Device {
+        /// The processor.
+        Cpu = "cpu",
+    }
+}
+
+impl Choice for TemplateName {
+    const ALL: &'static [(&'static str, Self)] =
+        &[(TemplateName::Prompt.as_str(), TemplateName::Prompt), (TemplateName::None.as_str(), TemplateName::None)];
+}
+
+/// `[model]`: the backbone θ.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelConfig {
+    /// A Hugging Face model folder, or a `.gguf` file. Required. `~` expands.
+    pub path: PathBuf,
+    /// Storage of the weights. Default: f32.
+    pub dtype: Dtype,
+    /// Precision of matrix products. Default, and all there is yet: f32.
+    pub compute: Compute,
+}
+
+impl ModelConfig {
+    pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
+        let unsupported =
+            |word: &str| (word == "bf16").then(|| "yet: use \"f32\", also with model.dtype = \"bf16\"".to_owned());
+        Ok(Self {
+            path: reader.require(
+                "model.path",
+                reader.path("model.path")?,
+                "give a Hugging Face model folder or a .gguf file",
+            )?,
+            dtype: reader.choice("model.dtype")?.unwrap_or(Dtype::F32),
+            compute: reader.choice_or("model.compute", unsupported)?.unwrap_or(Compute::F32),
+        })
+    }
+}
+
+/// `[data]`: the task and how its rows are divided.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DataConfig {
+    /// A built-in task, or the path of a task file. Required. `~` expands.
+    pub task: String,
+    /// The folder with `<task>/train.jsonl` and `<task>/validation.jsonl`, or the task's folder
+    /// itself. Required. `~` expands.
+    pub dir: PathBuf,
+    /// Which of the task's templates. Default: prompt.
+    pub template: TemplateName,
+    /// Rows of `train.jsonl` that train. At least 2. Default: 1000.
+    pub train_examples: usize,
+    /// Further rows of `train.jsonl`, which select the best step. At least 1. Default: 200.
+    pub validation_examples: usize,
+    /// Rows of `validation.jsonl` that are evaluated, from the first, and never select. At least 1.
+    /// Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_examples: Option<usize>,
+    /// Share of the training rows that the inner level gets (D_p); the rest is the outer level's
+    /// (D_f). Above 0, below 1. Default: 0.3333.
+    pub inner_fraction: f64,
+    /// Which rows train and which validate. Default: 0.
+    pub seed: u64,
+}
+
+impl DataConfig {
+    pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            task: reader.require(
+                "data.task",
+                reader.expanded("data.task")?,
+                "name a built-in task, or give the path of a task file",
+            )?,
+            dir: reader.require(
+                "data.dir",
+                reader.path("data.dir")?,
+                "give the folder that holds <task>/train.jsonl and <task>/validation.jsonl",
+            )?,
+            template: reader.choice("data.template")?.unwrap_or_default(),
+            train_examples: reader.count("data.train_examples", 2)?.unwrap_or(1000),
+            validation_examples: reader.count("data.validation_examples", 1)?.unwrap_or(200),
+            eval_examples: reader.count("data.eval_examples", 1)?,
+            inner_fraction: reader.number("data.inner_fraction", Range::Fraction)?.unwrap_or(0.3333),
+            seed: reader.seed("data.seed")?.unwrap_or(0),
+        })
+    }
+}
+
+/// `[method]`: the algorithm.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MethodConfig {
+    /// Which one. Default: bilevel.
+    pub name: MethodName,
+    /// λ, the weight of F(θ,p) − F(θ,s) on D_p. At least 0. Default: 10 000.
+    pub penalty: f64,
+    /// T, the steps of s per outer step. At least 1. Default: 10.
+    pub inner_steps: usize,
+    /// Inner steps before the first outer step, after which s is copied to p. Default: 0.
+    pub warm_start: usize,
+    /// Which block is saved and selected by. Default: p.
+    pub keep: KeepAdapter,
+}
+
+impl MethodConfig {
+    pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            name: reader.choice("method.name")?.unwrap_or(MethodName::Bilevel),
+            penalty: reader.number("method.penalty", Range::NotNegative)?.unwrap_or(1e4),
+            inner_steps: reader.count("method.inner_steps", 1)?.unwrap_or(10),
+            warm_start: reader.count("method.warm_start", 0)?.unwrap_or(0),
+            keep: reader.choice("method.keep")?.unwrap_or(KeepAdapter::P),
+        })
+    }
+}
+
+/// `[peft]`: the blocks p and s.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PeftConfig {
+    /// Their kind. Default: lora.
+    pub kind: PeftKind,
+    /// LoRA's rank. At least 1. Default: 8.
+    pub rank: usize,
+    /// LoRA's α: the addition is scaled by α / rank. Above 0. Default: 16.
+    pub alpha: f64,
+    /// The linear layers that LoRA adds to, by the last part of their names. Default: the query and
+    /// value projections.
+    pub targets: Vec<String>,
+    /// How s begins. Default: copy.
+    pub shadow_init: ShadowInit,
+}
+
+impl PeftConfig {
+    pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            kind: reader.choice("peft.kind")?.unwrap_or(PeftKind::Lora),
+            rank: reader.count("peft.rank", 1)?.unwrap_or(8),
+            alpha: reader.number("peft.alpha", Range::Positive)?.unwrap_or(16.0),
+            targets: reader.strings("peft.targets")?.unwrap_or_else(|| ["q_proj", "v_proj"].map(str::to_owned).into()),
+            shadow_init: reader.choice("peft.shadow_init")?.unwrap_or(ShadowInit::Copy),
+        })
+    }
+}
+
+/// `[inner]`: what drives s.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct InnerConfig {
+    /// Default: adamw.
+    pub optimizer: Optimizer,
+    /// Learning rate. Above 0. Default: 1e-3, usual for LoRA with AdamW.
+    pub lr: f64,
+    /// Examples of D_p per inner step. At least 1. Default: 8.
+    pub batch_size: usize,
+}
+
+impl InnerConfig {
+    pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            optimizer: reader.choice("inner.optimizer")?.unwrap_or(Optimizer::AdamW),
+            lr: reader.number("inner.lr", Range::Positive)?.unwrap_or(1e-3),
+            batch_size: reader.count("inner.batch_size", 1)?.unwrap_or(8),
+        })
+    }
+}
+
+/// `[outer]`: what drives p (the `adapter_` keys) and θ.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OuterConfig {
+    /// p's optimizer. Default: that of s.
+    pub adapter_optimizer: Optimizer,
+    /// p's learning rate. Above 0. Default: that of s; with `sgd`, that of s divided by 1 + λ,
+    /// because p's gradient is about 1 + λ times that of s.
+    pub adapter_lr: f64,
+    /// θ's optimizer. Default: rms.
+    pub optimizer: OuterOptimizer,
+    /// θ's learning rate. Above 0. Default: 1e-6, which suits `rms`, `sign` and `adam`: there every
+    /// weight moves by about this much per step. `sgd` multiplies it by the slope, which grows with
+    /// λ, and needs a value smaller by about that factor.
+    pub lr: f64,
+    /// ε, the distance from θ at which both sides are evaluated, in units of the direction. Above
+    /// 0. Default: 1e-3.
+    pub eps: f64,
+    /// Examples of D_f, and as many of D_p, per outer step. At least 1. Default: 8.
+    pub batch_size: usize,
+}
+
+impl OuterConfig {
+    pub(super) fn read(reader: &Reader<'_>, method: &MethodConfig, inner: &InnerConfig) -> Result<Self, ConfigError> {
+        let adapter_optimizer = reader.choice("outer.adapter_optimizer")?.unwrap_or(inner.optimizer);
+        let default_adapter_lr = match adapter_optimizer {
+            Optimizer::Sgd => inner.lr / (1.0 + method.penalty),
+            Optimizer::AdamW | Optimizer::Adam => inner.lr,
+        };
+        Ok(Self {
+            adapter_optimizer,
+            adapter_lr: reader.number("outer.adapter_lr", Range::Positive)?.unwrap_or(default_adapter_lr),
+            optimizer: reader.choice("outer.optimizer")?.unwrap_or(OuterOptimizer::Rms),
+            lr: reader.number("outer.lr", Range::Positive)?.unwrap_or(1e-6),
+            eps: reader.number("outer.eps", Range::Positive)?.unwrap_or(1e-3),
+            batch_size: reader.count("outer.batch_size", 1)?.unwrap_or(8),
+        })
+    }
+}
+
+/// `[run]`: limits, output, machine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunConfig {
+    /// The folder that everything is written to. Required. `~` expands.
+    pub output: PathBuf,
+    /// Outer steps, at most. At least 1. This or `max_minutes` must be set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<usize>,
+    /// Minutes of training, at most: without evaluation, summed over resumes. Above 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_minutes: Option<f64>,
+    /// Outer steps between evaluations. At least 1. Default: 50.
+    pub eval_every: usize,
+    /// Which step is saved. Default: best.
+    pub keep: Keep,
+    /// How the learning rates change. `linear` needs `max_steps`. Default: constant.
+    pub lr_schedule: LrSchedule,
+    /// Initial blocks, order of batches, directions. Default: 0.
+    pub seed: u64,
+    /// Default: cpu.
+    pub device: Device,
+    /// Threads. At least 1. Default: as many as there are cores. Results do not depend on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+}
+
+impl RunConfig {
+    pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
+        let run = Self {
+            output: reader.require(
+                "run.output",
+                reader.path("run.output")?,
+                "give the folder for adapter, backbone, journal and metrics",
+            )?,
+            max_steps: reader.count("run.max_steps", 1)?,
+            max_minutes: reader.number("run.max_minutes", Range::Positive)?,
+            eval_every: reader.count("run.eval_every", 1)?.unwrap_or(50),
+            keep: reader.choice("run.keep")?.unwrap_or(Keep::Best),
+            lr_schedule: reader.choice("run.lr_schedule")?.unwrap_or(LrSchedule::Constant),
+            seed: reader.seed("run.seed")?.unwrap_or(0),
+            device: reader.choice_or("run.device", device_of_another_build)?.unwrap_or(Device::Cpu),
+            threads: reader.count("run.threads", 1)?,
+        };
+        if run.max_steps.is_none() && run.max_minutes.is_none() {
+            return Err(
+                reader.missing("run.max_steps", "a run needs an end: set run.max_steps or run.max_minutes, or both")
+            );
+        }
+        if run.lr_schedule == LrSchedule::Linear && run.max_steps.is_none() {
+            let advice = "run.lr_schedule = \"linear\" needs the step at which the learning rates reach 0; \
+                          minutes would make them differ from run to run";
+            return Err(reader.missing("run.max_steps", advice));
+        }
+        Ok(run)
+    }
+}
+
+/// What to say of a device that exists, but not in this build.
+fn device_of_another_build(word: &str) -> Option<String> {
+    let kind = word.split(':').next().unwrap_or(word);
+    ["cuda", "vulkan", "metal", "rocm"].contains(&kind).then(|| {
+        let supported: Vec<&str> = Device::ALL.iter().map(|(name, _)| *name).collect();
+        format!("by this build, which supports: {}", supported.join(", "))
+    })
+}

@@ -1,0 +1,460 @@
+use std::path::PathBuf;
+
+use super::keys::{Belongs, sections};
+use super::*;
+use crate::task::TemplateName;
+
+const MINIMAL: &str =
+    "[model]\npath = \"m\"\n[data]\ntask = \"sst2\"\ndir = \"d\"\n[run]\noutput = \"o\"\nmax_steps = 5\n";
+
+/// Every key, with a value that is not its default.
+const FULL: &str = r#"
+[model]
+path = "/models/m.gguf"
+dtype = "bf16"
+compute = "f32"
+[data]
+task = "copa"
+dir = "d"
+template = "none"
+train_examples = 300
+validation_examples = 60
+eval_examples = 40
+inner_fraction = 0.5
+seed = 3
+[method]
+name = "bilevel"
+penalty = 100
+inner_steps = 4
+warm_start = 60
+keep = "s"
+[peft]
+kind = "lora"
+rank = 4
+alpha = 8
+targets = ["q_proj", "k_proj", "v_proj"]
+shadow_init = "independent"
+[inner]
+optimizer = "adam"
+lr = 2e-4
+batch_size = 16
+[outer]
+adapter_optimizer = "sgd"
+adapter_lr = 1e-5
+optimizer = "sign"
+lr = 3e-7
+eps = 1e-4
+batch_size = 32
+[run]
+output = "o"
+max_steps = 7
+max_minutes = 2.5
+eval_every = 9
+keep = "last"
+lr_schedule = "linear"
+seed = 9223372036854775807
+device = "cpu"
+threads = 2
+"#;
+
+fn parse(text: &str, overlays: &[&str]) -> Result<Config, ConfigError> {
+    let overlays: Vec<String> = overlays.iter().map(|&overlay| overlay.to_owned()).collect();
+    Config::parse(text, "run.toml", &overlays)
+}
+
+fn error(text: &str, overlays: &[&str]) -> String {
+    parse(text, overlays).unwrap_err().to_string()
+}
+
+/// The error that an overlay causes.
+fn overlay_error(overlay: &str) -> String {
+    error(MINIMAL, &[overlay])
+}
+
+#[test]
+fn defaults() {
+    let config = parse(MINIMAL, &[]).unwrap();
+    let expected = Config {
+        model: ModelConfig { path: "m".into(), dtype: Dtype::F32, compute: Compute::F32 },
+        data: DataConfig {
+            task: "sst2".into(),
+            dir: "d".into(),
+            template: TemplateName::Prompt,
+            train_examples: 1000,
+            validation_examples: 200,
+            eval_examples: None,
+            inner_fraction: 0.3333,
+            seed: 0,
+        },
+        method: MethodConfig {
+            name: MethodName::Bilevel,
+            penalty: 1e4,
+            inner_steps: 10,
+            warm_start: 0,
+            keep: KeepAdapter::P,
+        },
+        peft: PeftConfig {
+            kind: PeftKind::Lora,
+            rank: 8,
+            alpha: 16.0,
+            targets: vec!["q_proj".into(), "v_proj".into()],
+            shadow_init: ShadowInit::Copy,
+        },
+        inner: InnerConfig { optimizer: Optimizer::AdamW, lr: 1e-3, batch_size: 8 },
+        outer: OuterConfig {
+            adapter_optimizer: Optimizer::AdamW,
+            adapter_lr: 1e-3,
+            optimizer: OuterOptimizer::Rms,
+            lr: 1e-6,
+            eps: 1e-3,
+            batch_size: 8,
+        },
+        run: RunConfig {
+            output: "o".into(),
+            max_steps: Some(5),
+            max_minutes: None,
+            eval_every: 50,
+            keep: Keep::Best,
+            lr_schedule: LrSchedule::Constant,
+            seed: 0,
+            device: Device::Cpu,
+            threads: None,
+        },
+        unused: Vec::new(),
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn the_adapter_follows_the_inner_level() {
+    let outer = |overlays: &[&str]| parse(MINIMAL, overlays).unwrap().outer;
+    let followed = outer(&["inner.optimizer=adam", "inner.lr=5e-4"]);
+    assert_eq!((followed.adapter_optimizer, followed.adapter_lr), (Optimizer::Adam, 5e-4));
+    let sgd = outer(&["inner.optimizer=sgd", "inner.lr=0.5", "method.penalty=99"]);
+    assert_eq!((sgd.adapter_optimizer, sgd.adapter_lr), (Optimizer::Sgd, 0.5 / 100.0));
+    let own = outer(&["outer.adapter_optimizer=sgd", "outer.adapter_lr=0.25"]);
+    assert_eq!((own.adapter_optimizer, own.adapter_lr), (Optimizer::Sgd, 0.25));
+}
+
+#[test]
+fn the_resolved_form_parses_back() {
+    for text in [MINIMAL, FULL] {
+        let config = parse(text, &[]).unwrap();
+        let resolved = config.to_toml().unwrap();
+        let again = parse(&resolved, &[]).unwrap();
+        assert_eq!(again, config);
+        assert_eq!(again.to_toml().unwrap(), resolved);
+        assert_eq!(again.fingerprint().unwrap(), config.fingerprint().unwrap());
+    }
+}
+
+#[test]
+fn the_list_of_keys_is_exactly_what_is_read_and_written() {
+    let written: toml::Table = parse(FULL, &[]).unwrap().to_toml().unwrap().parse().unwrap();
+    let full: toml::Table = FULL.parse().unwrap();
+    let names = |table: &toml::Table| -> Vec<String> {
+        table
+            .iter()
+            .flat_map(|(section, keys)| keys.as_table().unwrap().keys().map(move |key| format!("{section}.{key}")))
+            .collect()
+    };
+    let listed: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    assert_eq!(names(&written), listed);
+    assert_eq!(names(&full), listed);
+    assert_eq!(sections(), written.keys().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_key_of_the_file_is_obeyed() {
+    let config = parse(FULL, &[]).unwrap();
+    let defaults = parse(MINIMAL, &[]).unwrap();
+    let table = |config: &Config| toml::Table::try_from(config).unwrap();
+    let (config, defaults) = (table(&config), table(&defaults));
+    let fixed = ["model.compute", "method.name", "peft.kind", "run.device", "run.output", "data.dir"];
+    for key in KEYS {
+        let (section, name) = key.parts();
+        let same = config[section].get(name) == defaults[section].get(name);
+        assert_eq!(same, fixed.contains(&key.name), "{}", key.name);
+    }
+}
+
+#[test]
+fn overlays_win_and_need_no_quotes() {
+    let overlays = [
+        "run.output=runs/a b",
+        "run.max_minutes = 3",
+        "inner.lr=1e-2",
+        "inner.lr=2e-2",
+        "peft.targets=[\"o_proj\"]",
+        "data.dir=2024-01-01",
+        "model.path=\"q\"",
+    ];
+    let config = parse(MINIMAL, &overlays).unwrap();
+    assert_eq!(config.run.output, PathBuf::from("runs/a b"));
+    assert_eq!(config.run.max_minutes, Some(3.0));
+    assert_eq!(config.inner.lr, 2e-2);
+    assert_eq!(config.peft.targets, ["o_proj"]);
+    assert_eq!(config.data.dir, PathBuf::from("2024-01-01"));
+    assert_eq!(config.model.path, PathBuf::from("q"));
+    // A section that the file lacks may come from overlays alone.
+    let all = ["model.path=m", "data.task=sst2", "data.dir=d", "run.output=o", "run.max_steps=5"];
+    assert_eq!(parse("", &all).unwrap(), parse(MINIMAL, &[]).unwrap());
+}
+
+#[test]
+fn a_malformed_overlay_is_refused() {
+    for overlay in ["inner.lr", "=3", "inner.lr="] {
+        let expected = format!("--set {overlay}: expected key=value, such as --set inner.lr=1e-3");
+        assert_eq!(overlay_error(overlay), expected);
+    }
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_and_their_place() {
+    let message = error(&format!("{MINIMAL}[inner]\nbatchsize = 4\n"), &[]);
+    assert_eq!(message, "run.toml:10: unknown key `inner.batchsize`; the nearest known one is `inner.batch_size`");
+    let message = overlay_error("outer.penalty=3");
+    assert_eq!(
+        message,
+        "--set outer.penalty=3: unknown key `outer.penalty`; the nearest known one is `method.penalty`"
+    );
+    assert!(overlay_error("model.dtpye=f32").ends_with("`model.dtype`"));
+    assert!(overlay_error("rank=3").ends_with("`peft.rank`"));
+    let message = error(&format!("eval_evry = 3\n{MINIMAL}"), &[]);
+    assert_eq!(message, "run.toml:1: unknown key `eval_evry`; the nearest known one is `run.eval_every`");
+    let message = error(&format!("{MINIMAL}\n[Outter]\nlr = 1\n"), &[]);
+    assert_eq!(message, "run.toml:10: unknown section [Outter]; the nearest known one is [outer]");
+}
+
+#[test]
+fn wrong_types_name_key_expected_and_found() {
+    let message = error(&MINIMAL.replace("max_steps = 5", "max_steps = \"5\""), &[]);
+    assert_eq!(message, "run.toml:8: `run.max_steps` must be an integer of at least 1, found the string \"5\"");
+    let message = error(&MINIMAL.replace("\"d\"", "[1]"), &[]);
+    assert_eq!(message, "run.toml:5: `data.dir` must be a string, found a list");
+    let message = overlay_error("peft.targets=q_proj");
+    assert!(message.contains("must be a list of different names") && message.contains("found the string"), "{message}");
+    let message = error("model = 3\n", &[]);
+    assert_eq!(message, "run.toml:1: `model` must be a section [model], found the integer 3");
+    let message = error(&format!("{MINIMAL}[inner.lr]\nx = 1\n"), &[]);
+    assert_eq!(message, "run.toml:9: `inner.lr` must be a finite number above 0, found a table");
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    for key in ["inner.lr", "outer.lr", "outer.adapter_lr", "outer.eps", "peft.alpha", "run.max_minutes"] {
+        for value in ["0", "0.0", "-1e-3", "nan", "inf", "-inf", "true", "one"] {
+            let message = overlay_error(&format!("{key}={value}"));
+            let expected = format!("--set {key}={value}: `{key}` must be a finite number above 0, found ");
+            assert!(message.starts_with(&expected), "{message}");
+        }
+    }
+    for value in ["1e-50", "1e50"] {
+        let message = overlay_error(&format!("outer.lr={value}"));
+        assert!(message.contains("must be a finite number above 0 as a 32-bit float too"), "{message}");
+    }
+    for value in ["-1", "nan", "inf"] {
+        let message = overlay_error(&format!("method.penalty={value}"));
+        assert!(message.contains("must be a finite number of at least 0"), "{message}");
+    }
+    assert_eq!(parse(MINIMAL, &["method.penalty=0"]).unwrap().method.penalty, 0.0);
+    for value in ["0", "1", "-0.1", "nan"] {
+        let message = overlay_error(&format!("data.inner_fraction={value}"));
+        assert!(message.contains("must be a number above 0 and below 1"), "{message}");
+    }
+    for key in [
+        "inner.batch_size",
+        "outer.batch_size",
+        "method.inner_steps",
+        "peft.rank",
+        "run.max_steps",
+        "run.eval_every",
+        "run.threads",
+        "data.validation_examples",
+        "data.eval_examples",
+    ] {
+        for value in ["0", "-1", "1.0", "many"] {
+            let message = overlay_error(&format!("{key}={value}"));
+            assert!(message.contains(&format!("`{key}` must be an integer of at least 1, found ")), "{message}");
+        }
+    }
+    assert!(overlay_error("data.train_examples=1").contains("at least 2"));
+    assert!(overlay_error("method.warm_start=-1").contains("at least 0"));
+    for key in ["run.seed", "data.seed"] {
+        assert!(overlay_error(&format!("{key}=-1")).contains("an integer of at least 0, found the integer -1"));
+    }
+    for value in ["[]", "[\"a\", \"a\"]", "[\"\"]", "[1]"] {
+        let message = overlay_error(&format!("peft.targets={value}"));
+        assert!(message.contains("must be a list of different names"), "{message}");
+    }
+    assert!(overlay_error("run.output=\"\"").contains("must be a string, found an empty one"));
+}
+
+#[test]
+fn unknown_words_list_the_valid_ones() {
+    assert_eq!(
+        overlay_error("inner.optimizer=adamv"),
+        "--set inner.optimizer=adamv: `inner.optimizer` must be one of \"adamw\", \"adam\", \"sgd\", found \"adamv\" \
+         (did you mean \"adamw\"?)"
+    );
+    for (key, valid) in [
+        ("model.dtype", "\"f32\", \"bf16\""),
+        ("data.template", "\"prompt\", \"none\""),
+        ("method.name", "\"bilevel\""),
+        ("method.keep", "\"p\", \"s\""),
+        ("peft.kind", "\"lora\""),
+        ("peft.shadow_init", "\"copy\", \"independent\""),
+        ("outer.adapter_optimizer", "\"adamw\", \"adam\", \"sgd\""),
+        ("outer.optimizer", "\"rms\", \"sgd\", \"sign\", \"adam\""),
+        ("run.keep", "\"best\", \"last\""),
+        ("run.lr_schedule", "\"constant\", \"linear\""),
+        ("run.device", "\"cpu\""),
+        ("model.compute", "\"f32\""),
+    ] {
+        let message = overlay_error(&format!("{key}=1"));
+        assert!(message.contains(&format!("must be one of {valid}, found \"1\"")), "{message}");
+    }
+}
+
+#[test]
+fn what_this_build_lacks_is_said() {
+    assert_eq!(
+        overlay_error("model.compute=bf16"),
+        "--set model.compute=bf16: `model.compute` = \"bf16\" is not supported yet: use \"f32\", also with model.dtype = \"bf16\""
+    );
+    for device in ["cuda", "cuda:1", "vulkan", "metal", "rocm:0"] {
+        let message = overlay_error(&format!("run.device={device}"));
+        assert!(message.ends_with("is not supported by this build, which supports: cpu"), "{message}");
+    }
+}
+
+#[test]
+fn required_keys_and_limits() {
+    for (line, key) in [
+        ("path = \"m\"\n", "model.path"),
+        ("task = \"sst2\"\n", "data.task"),
+        ("dir = \"d\"\n", "data.dir"),
+        ("output = \"o\"\n", "run.output"),
+        ("max_steps = 5\n", "run.max_steps"),
+    ] {
+        let message = error(&MINIMAL.replace(line, ""), &[]);
+        assert!(message.starts_with(&format!("run.toml: `{key}` is not set: ")), "{message}");
+    }
+    let minutes = MINIMAL.replace("max_steps = 5", "max_minutes = 1");
+    assert_eq!(parse(&minutes, &[]).unwrap().run.max_steps, None);
+    let message = error(&minutes, &["run.lr_schedule=linear"]);
+    assert!(message.contains("`run.max_steps` is not set: run.lr_schedule = \"linear\" needs"), "{message}");
+}
+
+#[test]
+fn a_file_that_is_not_toml_or_not_there() {
+    let message = error("[model\npath = 3", &[]);
+    assert!(message.starts_with("run.toml: ") && message.contains("line 1"), "{message}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.toml");
+    let message = Config::load(&path, &[]).unwrap_err().to_string();
+    assert_eq!(message, format!("cannot read the configuration {}", path.display()));
+    fs::write(&path, MINIMAL).unwrap();
+    assert_eq!(Config::load(&path, &[]).unwrap(), parse(MINIMAL, &[]).unwrap());
+}
+
+#[test]
+fn tilde_expands_in_paths() {
+    let Ok(home) = std::env::var("HOME") else {
+        return;
+    };
+    let overlays = ["model.path=~/m", "data.dir=~/d", "run.output=~/o", "data.task=~/t.toml"];
+    let config = parse(MINIMAL, &overlays).unwrap();
+    let inside = |name: &str| PathBuf::from(format!("{}/{name}", home.trim_end_matches('/')));
+    assert_eq!(config.model.path, inside("m"));
+    assert_eq!(config.data.dir, inside("d"));
+    assert_eq!(config.run.output, inside("o"));
+    assert_eq!(PathBuf::from(config.data.task), inside("t.toml"));
+}
+
+#[test]
+fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
+    let fingerprint = |overlays: &[&str]| parse(FULL, overlays).unwrap().fingerprint().unwrap();
+    let base = fingerprint(&[]);
+    assert_eq!(base.len(), 64);
+    let free = [
+        "model.path=elsewhere",
+        "data.eval_examples=3",
+        "run.output=x",
+        "run.max_minutes=99",
+        "run.eval_every=1",
+        "run.keep=best",
+        "run.threads=7",
+    ];
+    for overlay in free {
+        assert_eq!(fingerprint(&[overlay]), base, "{overlay}");
+    }
+    let fixed = [
+        "model.dtype=f32",
+        "data.task=sst2",
+        "data.dir=e",
+        "data.template=prompt",
+        "data.train_examples=301",
+        "data.validation_examples=61",
+        "data.inner_fraction=0.4",
+        "data.seed=4",
+        "method.penalty=101",
+        "method.inner_steps=5",
+        "method.warm_start=0",
+        "method.keep=p",
+        "peft.rank=5",
+        "peft.alpha=9",
+        "peft.targets=[\"q_proj\"]",
+        "peft.shadow_init=copy",
+        "inner.optimizer=sgd",
+        "inner.lr=3e-4",
+        "inner.batch_size=17",
+        "outer.adapter_optimizer=adam",
+        "outer.adapter_lr=2e-5",
+        "outer.optimizer=rms",
+        "outer.lr=4e-7",
+        "outer.eps=2e-4",
+        "outer.batch_size=33",
+        "run.lr_schedule=constant",
+        "run.seed=1",
+        "run.max_steps=8",
+    ];
+    let mut seen = vec![base];
+    for overlay in fixed {
+        let changed = fingerprint(&[overlay]);
+        assert!(!seen.contains(&changed), "{overlay}");
+        seen.push(changed);
+    }
+    // Without the linear schedule, the number of steps is only a limit.
+    let constant = |steps| fingerprint(&["run.lr_schedule=constant", steps]);
+    assert_eq!(constant("run.max_steps=8"), constant("run.max_steps=9"));
+    // Together the two lists are all keys but those that have one value only.
+    let one_value = ["model.compute", "method.name", "peft.kind", "run.device"];
+    assert_eq!(free.len() + fixed.len() + one_value.len(), KEYS.len());
+}
+
+/// Computed by a second implementation. It changes when a key is added that changes what is
+/// computed, and then runs of the version before cannot be resumed: that is meant, as their
+/// configuration leaves that key open.
+#[test]
+fn the_fingerprint_is_pinned() {
+    let fingerprint = parse(MINIMAL, &[]).unwrap().fingerprint().unwrap();
+    assert_eq!(fingerprint, "8d6dfd5fc5060a62db519030e38032309302cc90694d572251f647a4bc2eb909");
+}
+
+#[test]
+fn keys_of_another_choice_are_listed_as_unused() {
+    let known = [
+        Key { name: "peft.rank", belongs: Belongs::Blocks(&[PeftKind::Lora]), effect: Effect::Trajectory },
+        Key { name: "peft.length", belongs: Belongs::Blocks(&[]), effect: Effect::Trajectory },
+        Key { name: "inner.lr", belongs: Belongs::Methods(&[MethodName::Bilevel]), effect: Effect::Trajectory },
+        Key { name: "stage.steps", belongs: Belongs::Methods(&[]), effect: Effect::Trajectory },
+        Key { name: "run.seed", belongs: Belongs::Always, effect: Effect::Trajectory },
+    ];
+    let written = ["run.seed", "stage.steps", "peft.rank", "inner.lr", "peft.length"];
+    assert_eq!(
+        unused_keys(&known, written.into_iter(), MethodName::Bilevel, PeftKind::Lora),
+        ["stage.steps", "peft.length"]
+    );
+    assert!(parse(FULL, &[]).unwrap().unused_keys().is_empty());
+}

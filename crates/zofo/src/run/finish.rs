@@ -1,0 +1,128 @@
+//! The end of a run: θ of the kept step rebuilt from the journal, everything evaluated and written.
+
+use super::checkpoint::{self, Stage};
+use super::config::{Config, KeepAdapter};
+use super::error::RunError;
+use super::folder::RunFolder;
+use super::inputs::Inputs;
+use super::metrics::Metrics;
+use super::progress::{Observer, Score};
+use super::{replay, session};
+use crate::eval::evaluate;
+use crate::hf::atomic::write_file_atomically;
+use crate::model::Backbone;
+use crate::peft::Adapter;
+use crate::zo::journal::Journal;
+use crate::zo::update::BackboneUpdater;
+use burn::tensor::Device;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// What a finished training hands over.
+pub(super) struct Kept {
+    /// The step that is kept.
+    pub(super) step: u64,
+    /// The updates that lead to its θ.
+    pub(super) journal_records: u64,
+    /// Its p.
+    pub(super) adapter: Adapter,
+    /// Its s.
+    pub(super) shadow: Adapter,
+    pub(super) metrics: Metrics,
+    /// All steps.
+    pub(super) steps: u64,
+    /// Steps in which θ was not moved.
+    pub(super) skipped: u64,
+    pub(super) training_seconds: f64,
+}
+
+/// One of the combinations that are compared at the end.
+#[derive(Clone, Debug, Serialize)]
+pub struct FinalScore {
+    /// Which backbone and adapter.
+    pub name: &'static str,
+    /// On the held-out examples.
+    #[serde(flatten)]
+    pub score: Score,
+    /// How many examples.
+    pub examples: usize,
+}
+
+/// What a run leaves.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Steps taken.
+    pub steps: u64,
+    /// Steps in which θ was not moved.
+    pub skipped_steps: u64,
+    /// The step that was kept.
+    pub kept_step: u64,
+    /// Training without evaluation.
+    pub training_seconds: f64,
+    /// Untouched model; then θ₀ with p, θ with p, θ with s.
+    pub scores: Vec<FinalScore>,
+    /// Which block is in `adapter`.
+    pub kept_adapter: KeepAdapter,
+    /// PEFT adapter folder.
+    pub adapter: PathBuf,
+    /// Hugging Face model folder.
+    pub backbone: PathBuf,
+    /// The updates of θ.
+    pub journal: PathBuf,
+    /// One object per step and evaluation.
+    pub metrics: PathBuf,
+}
+
+/// Rebuilds θ of the kept step by forward replay, compares what was trained with what there was, and writes the results.
+pub(super) fn finish(
+    folder: &RunFolder,
+    config: &Config,
+    inputs: &Inputs,
+    mut kept: Kept,
+    observer: &mut dyn Observer,
+) -> Result<Summary, RunError> {
+    let mut backbone = Backbone::load(&inputs.files, session::dtype(config), &Device::flex())?;
+    let examples = &inputs.evaluation;
+    let mut score = |name: &'static str, backbone: &Backbone, adapter: Option<&Adapter>| {
+        let progress = |done| observer.evaluating(name, done, examples.len());
+        let result = evaluate(backbone, adapter, examples, progress);
+        let score = Score { accuracy: result.accuracy(), loss: result.loss() };
+        FinalScore { name, score, examples: examples.len() }
+    };
+    let mut scores = vec![score("untouched model", &backbone, None), score("(θ₀, p)", &backbone, Some(&kept.adapter))];
+    let journal = Journal::read_tolerant(&folder.journal())?;
+    replay::check_base(&journal.header, &backbone, &folder.journal(), &config.model.path)?;
+    let mut updater = BackboneUpdater::new(session::backbone_optimizer(config));
+    for record in journal.records.iter().take(kept.journal_records as usize) {
+        updater.replay(&mut backbone, record);
+    }
+    drop(updater);
+    scores.push(score("(θ, p)", &backbone, Some(&kept.adapter)));
+    scores.push(score("(θ, s)", &backbone, Some(&kept.shadow)));
+
+    let adapter = match config.method.keep {
+        KeepAdapter::P => &kept.adapter,
+        KeepAdapter::S => &kept.shadow,
+    };
+    backbone.write(&inputs.files, &folder.backbone())?;
+    adapter.write(&folder.backbone(), &folder.adapter())?;
+    let summary = Summary {
+        steps: kept.steps,
+        skipped_steps: kept.skipped,
+        kept_step: kept.step,
+        training_seconds: kept.training_seconds,
+        scores,
+        kept_adapter: config.method.keep,
+        adapter: folder.adapter(),
+        backbone: folder.backbone(),
+        journal: folder.journal(),
+        metrics: folder.metrics(),
+    };
+    kept.metrics.write("summary", &summary)?;
+    kept.metrics.sync()?;
+    let json = serde_json::to_vec_pretty(&summary);
+    let json = json.map_err(|error| RunError::io(&folder.summary())(error.into()))?;
+    write_file_atomically(&folder.summary(), |writer| writer.write_all(&json))?;
+    checkpoint::set_stage(&folder.checkpoint(), Stage::Finished)?;
+    Ok(summary)
+}

@@ -1,0 +1,136 @@
+//! Model, task and data of a run, ready to be trained on.
+
+use super::config::Config;
+use super::error::RunError;
+use crate::hf::ModelFiles;
+use crate::model::Batch;
+use crate::task::{
+    BatchSampler, Cursor, DataSplit, Dataset, EncodedExample, Encoder, Splits, Task, TruncationReport, evaluation_count,
+};
+use crate::train::bilevel::Batches;
+use serde::{Deserialize, Serialize};
+
+/// What a configuration names, opened, checked and encoded.
+pub struct Inputs {
+    /// The model's files.
+    pub files: ModelFiles,
+    /// Its tokenizer.
+    pub tokenizer: tokenizers::Tokenizer,
+    /// D_p.
+    pub inner: Vec<EncodedExample>,
+    /// D_f.
+    pub outer: Vec<EncodedExample>,
+    /// Cut from the training file; selects.
+    pub validation: Vec<EncodedExample>,
+    /// From the validation file; never selects.
+    pub evaluation: Vec<EncodedExample>,
+    /// What was cut to fit the model's context, over all four.
+    pub truncation: TruncationReport,
+}
+
+impl Inputs {
+    /// Opens and encodes everything that `config` names.
+    ///
+    /// # Errors
+    ///
+    /// Anything missing, unreadable or inconsistent, with file and line where there is one.
+    pub fn open(config: &Config) -> Result<Self, RunError> {
+        let files = ModelFiles::open(&config.model.path)?;
+        let tokenizer = files.tokenizer()?;
+        let task = Task::load(&config.data.task)?;
+        let train = Dataset::open(&config.data.dir, &task, DataSplit::Train)?;
+        let held_out = Dataset::open(&config.data.dir, &task, DataSplit::Validation)?;
+        let data = &config.data;
+        let splits = Splits::new(
+            train.examples.len(),
+            data.train_examples,
+            data.validation_examples,
+            data.inner_fraction,
+            data.seed,
+        )?;
+        let count = evaluation_count(held_out.examples.len(), data.eval_examples);
+
+        let max_length = files.config().max_positions;
+        let encoder = Encoder::new(&task, data.template, &tokenizer, max_length)?;
+        let pick = |rows: &[usize]| encoder.encode(rows.iter().map(|&row| &train.examples[row]));
+        let parts = [
+            pick(&splits.inner)?,
+            pick(&splits.outer)?,
+            pick(&splits.validation)?,
+            encoder.encode(&held_out.examples[..count])?,
+        ];
+        let truncation = TruncationReport::sum(parts.iter().map(|part| &part.truncation));
+        let [inner, outer, validation, evaluation] = parts.map(|part| part.examples);
+        Ok(Self { files, tokenizer, inner, outer, validation, evaluation, truncation })
+    }
+}
+
+/// Where the three streams of batches are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursors {
+    inner: Cursor,
+    outer: Cursor,
+    penalty: Cursor,
+}
+
+/// The batches of a run: gold answers, drawn epoch by epoch.
+pub struct RunBatches<'a> {
+    inputs: &'a Inputs,
+    inner: BatchSampler,
+    outer: BatchSampler,
+    penalty: BatchSampler,
+}
+
+impl<'a> RunBatches<'a> {
+    /// The streams of a run from their start.
+    ///
+    /// # Errors
+    ///
+    /// If a batch is larger than its split.
+    pub fn new(inputs: &'a Inputs, config: &Config) -> Result<Self, RunError> {
+        let sampler = |name, examples: &[EncodedExample], batch_size| {
+            BatchSampler::new(config.run.seed, name, examples.len(), batch_size)
+        };
+        Ok(Self {
+            inputs,
+            inner: sampler("inner", &inputs.inner, config.inner.batch_size)?,
+            outer: sampler("outer", &inputs.outer, config.outer.batch_size)?,
+            penalty: sampler("penalty", &inputs.inner, config.outer.batch_size)?,
+        })
+    }
+
+    /// Where the streams are.
+    pub fn cursors(&self) -> Cursors {
+        Cursors { inner: self.inner.cursor(), outer: self.outer.cursor(), penalty: self.penalty.cursor() }
+    }
+
+    /// Goes on from there.
+    ///
+    /// # Errors
+    ///
+    /// If a cursor lies outside its split.
+    pub fn seek(&mut self, cursors: Cursors) -> Result<(), RunError> {
+        self.inner.seek(cursors.inner)?;
+        self.outer.seek(cursors.outer)?;
+        self.penalty.seek(cursors.penalty)?;
+        Ok(())
+    }
+}
+
+fn gold_batch(examples: &[EncodedExample], rows: &[usize]) -> Batch {
+    Batch::answers(rows.iter().map(|&row| examples[row].gold_row()))
+}
+
+impl Batches for RunBatches<'_> {
+    fn inner(&mut self) -> Batch {
+        gold_batch(&self.inputs.inner, &self.inner.next_batch())
+    }
+
+    fn outer(&mut self) -> Batch {
+        gold_batch(&self.inputs.outer, &self.outer.next_batch())
+    }
+
+    fn penalty(&mut self) -> Batch {
+        gold_batch(&self.inputs.inner, &self.penalty.next_batch())
+    }
+}

@@ -1,0 +1,52 @@
+//! `metrics.jsonl`: one JSON object per step and per evaluation.
+
+use super::error::RunError;
+use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Appends events. Every line is written at once, so that a reader never sees half of one for long.
+pub(super) struct Metrics {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Event<'a, T> {
+    event: &'a str,
+    #[serde(flatten)]
+    fields: &'a T,
+}
+
+impl Metrics {
+    /// Opens the file and cuts it back to the `bytes` that a checkpoint vouches for.
+    pub(super) fn open(path: &Path, bytes: u64) -> Result<Self, RunError> {
+        let open = || {
+            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+            let bytes = bytes.min(file.metadata()?.len());
+            file.set_len(bytes)?;
+            file.seek(SeekFrom::End(0))?;
+            Ok((file, bytes))
+        };
+        let (file, bytes) = open().map_err(RunError::io(path))?;
+        Ok(Self { file, path: path.to_owned(), bytes })
+    }
+
+    /// Appends one event.
+    pub(super) fn write(&mut self, event: &str, fields: &impl Serialize) -> Result<(), RunError> {
+        let line = serde_json::to_string(&Event { event, fields });
+        let mut line = line.map_err(|error| RunError::io(&self.path)(error.into()))?;
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).map_err(RunError::io(&self.path))?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+
+    /// Makes sure that all is on disk; returns the file's length, for a checkpoint.
+    pub(super) fn sync(&mut self) -> Result<u64, RunError> {
+        self.file.sync_data().map_err(RunError::io(&self.path))?;
+        Ok(self.bytes)
+    }
+}

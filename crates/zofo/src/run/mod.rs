@@ -1,0 +1,26 @@
+//! A run: what surrounds training.
+//!
+//! [`train`] starts or resumes one. Its folder holds, besides the results, all that is needed to go on after a crash:
+//! `config.toml`, `journal.zofo` (the updates of θ), `checkpoint.safetensors` (everything else) and `metrics.jsonl`.
+
+mod checkpoint;
+pub mod config;
+mod error;
+mod finish;
+mod folder;
+mod inputs;
+mod metrics;
+mod plan;
+mod progress;
+mod replay;
+mod session;
+mod snapshot;
+
+pub use error::RunError;
+pub use finish::{FinalScore, Summary};
+pub use folder::RunFolder;
+pub use inputs::Inputs;
+pub use plan::Plan;
+pub use progress::{EvaluationRecord, Observer, Score, StepRecord};
+pub use replay::{Replayed, replay};
+pub use session::{Outcome, Start, plan, train};

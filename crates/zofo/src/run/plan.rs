@@ -1,0 +1,235 @@
+//! What a run is going to do and to need, said before it starts.
+
+use super::config::{Compute, Config, Dtype};
+use super::inputs::Inputs;
+use crate::model::{Batch, DecoderConfig};
+use serde::Serialize;
+use std::fmt;
+
+/// The resolved plan of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// Where the model comes from.
+    pub model: String,
+    /// Storage of θ.
+    pub dtype: Dtype,
+    /// Precision of matrix products.
+    pub compute: Compute,
+    /// Weights in θ.
+    pub backbone_parameters: usize,
+    /// Values in p, and as many in s.
+    pub adapter_parameters: usize,
+    /// The task and its template.
+    pub task: String,
+    /// Examples: inner (D_p), outer (D_f), validation, evaluation.
+    pub examples: [usize; 4],
+    /// What was cut to fit the context.
+    pub truncation: String,
+    /// T.
+    pub inner_steps: usize,
+    /// λ.
+    pub penalty: f64,
+    /// Inner steps before the first outer step.
+    pub warm_start: usize,
+    /// Mean tokens of a batch of the inner and of the outer level.
+    pub tokens_per_batch: [f64; 2],
+    /// Forward passes over a batch per step.
+    pub forward_passes: usize,
+    /// Backward passes over a batch per step.
+    pub backward_passes: usize,
+    /// Estimated peak memory in bytes.
+    pub peak_memory: u64,
+    /// Estimated seconds per step, from the measured speed of one forward pass.
+    pub seconds_per_step: f64,
+    /// The bounds of the run.
+    pub max_steps: Option<usize>,
+    /// In minutes of training.
+    pub max_minutes: Option<f64>,
+    /// Threads.
+    pub threads: usize,
+    /// Where everything is written.
+    pub output: String,
+    /// Keys that the configuration sets and this run does not use.
+    pub unused_keys: Vec<String>,
+    /// Consequences of the settings that should not surprise anyone.
+    pub warnings: Vec<String>,
+}
+
+/// What a forward pass costs on this machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Speed {
+    /// Seconds per token of a forward pass.
+    pub(super) seconds_per_token: f64,
+}
+
+impl Plan {
+    pub(super) fn new(
+        config: &Config,
+        inputs: &Inputs,
+        backbone_parameters: usize,
+        adapter_parameters: usize,
+        speed: Speed,
+    ) -> Self {
+        let method = &config.method;
+        let mean = |examples: &[crate::task::EncodedExample]| {
+            let tokens = Batch::answers(examples.iter().map(|e| e.gold_row())).tokens();
+            tokens as f64 / examples.len() as f64
+        };
+        let (inner, outer) = (mean(&inputs.inner), mean(&inputs.outer));
+        let inner_batch = inner * config.inner.batch_size as f64;
+        let (f, p) = (outer * config.outer.batch_size as f64, inner * config.outer.batch_size as f64);
+        let steps = method.inner_steps;
+        // A backward pass to the adapter costs about what the forward pass does. The outer level: a and b with their
+        // gradient in one pass of each kind, then a, b and c at both signs.
+        let inner_tokens = 2.0 * inner_batch * steps as f64;
+        let outer_tokens = 2.0 * (f + p) + 2.0 * (f + 2.0 * p);
+        let seconds_per_step = (inner_tokens + outer_tokens) * speed.seconds_per_token;
+        let mut warnings = Vec::new();
+        if config.outer.optimizer == super::config::OuterOptimizer::Adam {
+            let bytes = 8 * backbone_parameters as u64;
+            warnings.push(format!(
+                "outer.optimizer = \"adam\" keeps two numbers per weight: {} more memory. `rms` needs none",
+                Bytes(bytes)
+            ));
+        }
+        Self {
+            model: config.model.path.display().to_string(),
+            dtype: config.model.dtype,
+            compute: config.model.compute,
+            backbone_parameters,
+            adapter_parameters,
+            task: format!("{} (template {})", config.data.task, config.data.template),
+            examples: [inputs.inner.len(), inputs.outer.len(), inputs.validation.len(), inputs.evaluation.len()],
+            truncation: inputs.truncation.to_string(),
+            inner_steps: steps,
+            penalty: method.penalty,
+            warm_start: method.warm_start,
+            tokens_per_batch: [inner_batch, f],
+            forward_passes: steps + 2 + 6,
+            backward_passes: steps + 2,
+            peak_memory: peak_memory(config, inputs, backbone_parameters, adapter_parameters, f + p),
+            seconds_per_step,
+            max_steps: config.run.max_steps,
+            max_minutes: config.run.max_minutes,
+            threads: rayon::current_num_threads(),
+            output: config.run.output.display().to_string(),
+            unused_keys: config.unused_keys().to_vec(),
+            warnings,
+        }
+    }
+}
+
+/// Weights, the activations that the larger of both kinds of passes keeps, the blocks with their optimizers, and the
+/// program itself.
+fn peak_memory(
+    config: &Config,
+    inputs: &Inputs,
+    backbone_parameters: usize,
+    adapter_parameters: usize,
+    gradient_tokens: f64,
+) -> u64 {
+    /// The program, the tokenizer and the encoded data.
+    const BASE: f64 = 60e6;
+    let model = inputs.files.config();
+    let bytes_per_weight = match config.model.dtype {
+        Dtype::F32 => 4,
+        Dtype::Bf16 => 2,
+    };
+    let adam = config.outer.optimizer == super::config::OuterOptimizer::Adam;
+    let weights = backbone_parameters * (bytes_per_weight + if adam { 8 } else { 0 });
+    // p, s, their gradient, two moments each, and the best pair.
+    let blocks = adapter_parameters * 4 * 9;
+    let zo_tokens = 3.0 * gradient_tokens;
+    let activations = (gradient_tokens * saved_per_token(model)).max(zo_tokens * transient_per_token(model));
+    (weights as f64 + blocks as f64 + activations + BASE) as u64
+}
+
+/// Bytes that back-propagation keeps per token: in every block both norms' inputs and the first one's output, q, k and v
+/// before and after rotation, the attention's output, gate and up.
+fn saved_per_token(model: &DecoderConfig) -> f64 {
+    let (q, kv) = (model.heads * model.head_dim, model.kv_heads * model.head_dim);
+    let per_block = 3 * model.hidden + 3 * q + 3 * kv + 2 * model.intermediate;
+    (4 * model.layers * per_block) as f64 + transient_per_token(model)
+}
+
+/// Bytes that one block needs per token while it runs.
+fn transient_per_token(model: &DecoderConfig) -> f64 {
+    (4 * (4 * model.hidden + 4 * model.intermediate)) as f64
+}
+
+/// A number of bytes for people.
+pub(super) struct Bytes(pub(super) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mebibytes = self.0 as f64 / (1u64 << 20) as f64;
+        if mebibytes < 1024.0 {
+            write!(formatter, "{mebibytes:.0} MiB")
+        } else {
+            write!(formatter, "{:.2} GiB", mebibytes / 1024.0)
+        }
+    }
+}
+
+/// A number with a unit prefix: 134.5 M.
+struct Count(f64);
+
+impl fmt::Display for Count {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n if n >= 1e9 => write!(formatter, "{:.2} B", n / 1e9),
+            n if n >= 1e6 => write!(formatter, "{:.1} M", n / 1e6),
+            n if n >= 1e4 => write!(formatter, "{:.0} k", n / 1e3),
+            n => write!(formatter, "{n}"),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [inner, outer, validation, evaluation] = self.examples;
+        writeln!(
+            f,
+            "model       {} ({} weights, stored as {}, computed in {})",
+            self.model,
+            Count(self.backbone_parameters as f64),
+            self.dtype,
+            self.compute
+        )?;
+        writeln!(f, "adapters    p and s, {} values each", Count(self.adapter_parameters as f64))?;
+        writeln!(
+            f,
+            "task        {}: {inner} inner, {outer} outer, {validation} validation, {evaluation} held out",
+            self.task
+        )?;
+        writeln!(f, "data        {}", self.truncation)?;
+        writeln!(
+            f,
+            "method      bilevel: T = {}, λ = {}, warm start {} inner steps",
+            self.inner_steps, self.penalty, self.warm_start
+        )?;
+        writeln!(
+            f,
+            "batches     {:.0} tokens (inner), {:.0} tokens (outer)",
+            self.tokens_per_batch[0], self.tokens_per_batch[1]
+        )?;
+        writeln!(
+            f,
+            "per step    {} forward and {} backward passes, about {:.1} s",
+            self.forward_passes, self.backward_passes, self.seconds_per_step
+        )?;
+        writeln!(f, "memory      about {} at peak", Bytes(self.peak_memory))?;
+        let steps = self.max_steps.map(|steps| format!("{steps} steps"));
+        let minutes = self.max_minutes.map(|minutes| format!("{minutes} minutes of training"));
+        let bounds: Vec<String> = steps.into_iter().chain(minutes).collect();
+        writeln!(f, "until       {}", bounds.join(" or "))?;
+        write!(f, "output      {} ({} threads)", self.output, self.threads)?;
+        for key in &self.unused_keys {
+            write!(f, "\nunused      {key} has no effect with this method")?;
+        }
+        for warning in &self.warnings {
+            write!(f, "\nwarning     {warning}")?;
+        }
+        Ok(())
+    }
+}

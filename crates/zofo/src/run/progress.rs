@@ -1,0 +1,91 @@
+//! What a run tells about itself while it runs.
+
+use super::finish::Summary;
+use super::plan::Plan;
+use serde::Serialize;
+
+/// Accuracy and loss of one adapter on one set of examples.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// Share of right predictions.
+    pub accuracy: f64,
+    /// Mean negative log-likelihood per token of the right answers, nats.
+    pub loss: f64,
+}
+
+/// One step, as `metrics.jsonl` keeps it.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepRecord {
+    /// Outer steps so far.
+    pub step: u64,
+    /// a = F(θ,p;B_f).
+    pub a: f64,
+    /// b = F(θ,p;B_p).
+    pub b: f64,
+    /// c = F(θ,s;B_p).
+    pub c: f64,
+    /// b − c.
+    pub gap: f64,
+    /// G at θ + ε·z.
+    pub objective_plus: f64,
+    /// G at θ − ε·z.
+    pub objective_minus: f64,
+    /// g.
+    pub slope: f64,
+    /// What z was multiplied with to move θ; absent if the step was skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coefficient: Option<f32>,
+    /// Why θ was not moved, if it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+    /// F(θ,s;B) before the last inner step.
+    pub inner_loss: f64,
+    /// Learning rates of s, p and θ.
+    pub learning_rates: [f64; 3],
+    /// Tokens fed in this step, each pass counted.
+    pub tokens: usize,
+    /// Seconds of this step.
+    pub seconds: f64,
+    /// Seconds of training so far, without evaluation.
+    pub training_seconds: f64,
+}
+
+/// One evaluation on the validation part.
+#[derive(Clone, Debug, Serialize)]
+pub struct EvaluationRecord {
+    /// After this many outer steps.
+    pub step: u64,
+    /// With p.
+    pub p: Score,
+    /// With s.
+    pub s: Score,
+    /// Rounding error of one loss, δ.
+    pub loss_noise: f64,
+    /// The part of a slope that is rounding.
+    pub noise_floor: f64,
+    /// Whether this is the best so far.
+    pub best: bool,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// Receives a run's progress. Every method may do nothing.
+pub trait Observer {
+    /// Before anything is trained.
+    fn plan(&mut self, _plan: &Plan) {}
+    /// Something worth a line.
+    fn note(&mut self, _message: &str) {}
+    /// An inner step of the warm start: done, of how many, loss before it.
+    fn warm_start(&mut self, _done: usize, _of: usize, _loss: f64) {}
+    /// An outer step. `fraction` is the share of the run that is done, by steps or by time.
+    fn step(&mut self, _record: &StepRecord, _fraction: f64) {}
+    /// Part of an evaluation: what is evaluated, done, of how many.
+    fn evaluating(&mut self, _what: &str, _done: usize, _of: usize) {}
+    /// An evaluation on the validation part.
+    fn evaluated(&mut self, _record: &EvaluationRecord) {}
+    /// The end.
+    fn summary(&mut self, _summary: &Summary) {}
+}
+
+/// For runs that nobody watches.
+impl Observer for () {}

@@ -1,0 +1,249 @@
+//! From rendered text to token sequences that a model's context can hold.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use tokenizers::Tokenizer;
+
+use super::dataset::Example;
+use super::definition::Task;
+use super::error::TaskError;
+use super::template::{Template, TemplateName};
+
+/// Prompt and answer of one candidate, as tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedCandidate {
+    /// All tokens: what the tokenizer puts in front (BOS), the prompt, the answer.
+    pub ids: Vec<u32>,
+    /// How many of them, counted from the end, are the answer. At least 1 and less than all.
+    pub answer_len: usize,
+}
+
+impl EncodedCandidate {
+    /// Number of tokens before the answer. The logits that predict the answer are those of the
+    /// tokens `context_len() - 1 .. ids.len() - 1`.
+    pub fn context_len(&self) -> usize {
+        self.ids.len() - self.answer_len
+    }
+}
+
+/// All candidates of one example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedExample {
+    /// In label order; at least two.
+    pub candidates: Vec<EncodedCandidate>,
+    /// Position of the right one.
+    pub gold: usize,
+    /// Line of the row in its file, from 1.
+    pub line: usize,
+}
+
+impl EncodedExample {
+    /// How many leading tokens can be computed once for all candidates.
+    ///
+    /// This is the longest common prefix, cut so that it holds no answer token of any candidate: it
+    /// is at most the smallest [`EncodedCandidate::context_len`]. The last token of a prefix of
+    /// that greatest length predicts the first answer token, so logits may be needed at the
+    /// prefix's last position, and never before it.
+    pub fn shared_prefix_len(&self) -> usize {
+        let Some((first, others)) = self.candidates.split_first() else {
+            return 0;
+        };
+        others.iter().fold(first.context_len(), |shared, other| {
+            let same = first.ids.iter().zip(&other.ids).take_while(|(left, right)| left == right).count();
+            shared.min(same).min(other.context_len())
+        })
+    }
+
+    /// The candidate with the right answer: what is trained on.
+    pub fn gold_row(&self) -> &EncodedCandidate {
+        &self.candidates[self.gold]
+    }
+}
+
+/// How many examples did not fit into the context and lost the left of their prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TruncationReport {
+    /// Examples that were cut.
+    pub truncated: usize,
+    /// Examples in all.
+    pub total: usize,
+    /// Tokens of the longest candidate of any example, before cutting.
+    pub longest: usize,
+    /// Most tokens that fit.
+    pub limit: usize,
+}
+
+impl TruncationReport {
+    /// The report over several sets of examples.
+    pub fn sum<'r>(reports: impl IntoIterator<Item = &'r TruncationReport>) -> Self {
+        let nothing = Self { truncated: 0, total: 0, longest: 0, limit: 0 };
+        reports.into_iter().fold(nothing, |sum, report| Self {
+            truncated: sum.truncated + report.truncated,
+            total: sum.total + report.total,
+            longest: sum.longest.max(report.longest),
+            limit: report.limit,
+        })
+    }
+}
+
+impl fmt::Display for TruncationReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { truncated, total, longest, limit } = self;
+        if *truncated == 0 {
+            write!(formatter, "all {total} examples fit into the context of {limit} tokens (longest: {longest})")
+        } else {
+            write!(
+                formatter,
+                "{truncated} of {total} examples do not fit into the context of {limit} tokens (longest: {longest}): \
+                 the left of their prompts was cut"
+            )
+        }
+    }
+}
+
+/// Encoded examples, and what had to be cut.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// In the order they were given.
+    pub examples: Vec<EncodedExample>,
+    /// What had to be cut.
+    pub truncation: TruncationReport,
+}
+
+/// Turns examples into tokens, with one template, one tokenizer and one context length.
+pub struct Encoder<'a> {
+    template: &'a Template,
+    tokenizer: Cow<'a, Tokenizer>,
+    max_length: usize,
+    /// Special tokens that the tokenizer puts before a text (BOS).
+    leading: usize,
+    /// Those that it puts after one (EOS). They are dropped: an answer is the end of its sequence.
+    trailing: usize,
+}
+
+impl<'a> Encoder<'a> {
+    /// An encoder for sequences of at most `max_length` tokens.
+    ///
+    /// # Errors
+    /// [`TaskError::NoTemplate`]; [`TaskError::Tokenizer`] if the tokenizer fails on a plain word.
+    pub fn new(
+        task: &'a Task,
+        template: TemplateName,
+        tokenizer: &'a Tokenizer,
+        max_length: usize,
+    ) -> Result<Self, TaskError> {
+        let unusable = |error: tokenizers::Error| TaskError::Tokenizer { reason: error.to_string() };
+        let mut tokenizer = Cow::Borrowed(tokenizer);
+        // A tokenizer.json may ask for truncation and padding, which would make token counts
+        // meaningless here.
+        if tokenizer.get_truncation().is_some() || tokenizer.get_padding().is_some() {
+            tokenizer.to_mut().with_padding(None).with_truncation(None).map_err(unusable)?;
+        }
+        let probe = tokenizer.encode_fast("a", true).map_err(unusable)?;
+        // The mask marks what the post-processor adds, and nothing else.
+        let special = probe.get_special_tokens_mask();
+        let leading = special.iter().take_while(|&&mark| mark == 1).count();
+        let trailing = special[leading..].iter().rev().take_while(|&&mark| mark == 1).count();
+        Ok(Self { template: task.template(template)?, tokenizer, max_length, leading, trailing })
+    }
+
+    /// Encodes examples.
+    ///
+    /// The whole text of every candidate is tokenised, never its parts; the answer is the last *n*
+    /// tokens, *n* being the difference to the number of tokens of the prompt alone. If the longest
+    /// candidate of an example exceeds the context, all of its candidates lose the same number of
+    /// tokens at the left of the prompt (after BOS), so that they keep one prompt.
+    ///
+    /// # Errors
+    /// With file and line: a template or tokenizer that fails; a candidate without a token of its
+    /// own ([`TaskError::NoAnswerToken`]); a prompt without tokens ([`TaskError::EmptyPrompt`]); an
+    /// answer that alone does not fit ([`TaskError::AnswerTooLong`]).
+    pub fn encode<'e>(&self, examples: impl IntoIterator<Item = &'e Example>) -> Result<Encoded, TaskError> {
+        let mut truncation = TruncationReport { truncated: 0, total: 0, longest: 0, limit: self.max_length };
+        let examples = examples
+            .into_iter()
+            .map(|example| {
+                let (encoded, longest) = self.encode_one(example)?;
+                truncation.total += 1;
+                truncation.longest = truncation.longest.max(longest);
+                truncation.truncated += usize::from(longest > self.max_length);
+                Ok(encoded)
+            })
+            .collect::<Result<_, TaskError>>()?;
+        Ok(Encoded { examples, truncation })
+    }
+
+    /// One example, and the tokens of its longest candidate before cutting.
+    fn encode_one(&self, example: &Example) -> Result<(EncodedExample, usize), TaskError> {
+        let rendered = self.template.render(example)?;
+        let prompt_tokens = self.tokenize(&rendered.prompt, example)?.len();
+        if prompt_tokens == 0 {
+            return Err(TaskError::EmptyPrompt { path: example.source.to_path_buf(), line: example.line });
+        }
+        let mut candidates = Vec::with_capacity(rendered.verbalized.len());
+        for (candidate, text) in rendered.verbalized.into_iter().enumerate() {
+            let ids = self.tokenize(&text, example)?;
+            match ids.len().checked_sub(prompt_tokens) {
+                Some(answer_len) if answer_len > 0 => candidates.push(EncodedCandidate { ids, answer_len }),
+                _ => {
+                    return Err(TaskError::NoAnswerToken {
+                        path: example.source.to_path_buf(),
+                        line: example.line,
+                        candidate,
+                        text,
+                        prompt_tokens,
+                        full_tokens: ids.len(),
+                    });
+                }
+            }
+        }
+        let longest = candidates.iter().map(|candidate| candidate.ids.len()).max().unwrap_or_default();
+        self.truncate(&mut candidates, prompt_tokens, example)?;
+        Ok((EncodedExample { candidates, gold: example.gold, line: example.line }, longest))
+    }
+
+    /// Cuts the left of the prompt of all candidates by what the longest has too much.
+    fn truncate(
+        &self,
+        candidates: &mut [EncodedCandidate],
+        prompt_tokens: usize,
+        example: &Example,
+    ) -> Result<(), TaskError> {
+        let longest = candidates.iter().enumerate().max_by_key(|(_, candidate)| candidate.ids.len());
+        let Some((index, longest)) = longest else {
+            return Ok(());
+        };
+        let excess = longest.ids.len().saturating_sub(self.max_length);
+        // The first token of an answer is predicted by the one before it: BOS if there is one, else
+        // the prompt's last.
+        let needed = self.leading.max(1);
+        if excess > prompt_tokens.saturating_sub(needed) {
+            return Err(TaskError::AnswerTooLong {
+                path: example.source.to_path_buf(),
+                line: example.line,
+                candidate: index,
+                answer_tokens: longest.answer_len,
+                needed,
+                limit: self.max_length,
+            });
+        }
+        for candidate in candidates {
+            candidate.ids.drain(self.leading..self.leading + excess);
+        }
+        Ok(())
+    }
+
+    fn tokenize(&self, text: &str, example: &Example) -> Result<Vec<u32>, TaskError> {
+        let encoding = self.tokenizer.encode_fast(text, true).map_err(|error| TaskError::Tokenize {
+            path: example.source.to_path_buf(),
+            line: example.line,
+            reason: error.to_string(),
+        })?;
+        let ids = encoding.get_ids();
+        Ok(ids[..ids.len().saturating_sub(self.trailing)].to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests;

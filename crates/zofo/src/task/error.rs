@@ -1,0 +1,266 @@
+//! What can go wrong between a task's name and its token sequences.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::dataset::DataSplit;
+use super::template::TemplateName;
+
+/// An error of a task definition, of its data, or of their encoding.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// The name is neither a built-in task nor a path.
+    #[error(
+        "unknown task \"{name}\" (did you mean \"{nearest}\"?); built-in tasks: {}; for a task of your own, give the path of its .toml file",
+        .known.join(", ")
+    )]
+    UnknownTask {
+        /// The name that was asked for.
+        name: String,
+        /// The built-in name that is spelled most like it.
+        nearest: &'static str,
+        /// All built-in names.
+        known: Vec<&'static str>,
+    },
+
+    /// The task file cannot be read.
+    #[error("cannot read the task file {}", .path.display())]
+    ReadDefinition {
+        /// The task file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// The task file is not TOML, or not a task.
+    #[error("{origin}: {reason}")]
+    Definition {
+        /// The file, or the name of the built-in task.
+        origin: String,
+        /// What is wrong, with the place where it is known.
+        reason: String,
+    },
+
+    /// A template of the task file does not parse.
+    #[error("task \"{task}\", template \"{template}\", {part}: {reason}")]
+    TemplateSyntax {
+        /// Name of the task.
+        task: String,
+        /// Which template.
+        template: TemplateName,
+        /// The prompt, or which candidate.
+        part: String,
+        /// What the template engine says.
+        reason: String,
+    },
+
+    /// A template mentions a field that the task does not declare.
+    #[error("task \"{task}\", template \"{template}\", {part}: unknown field `{field}`; the task declares: {known}")]
+    UnknownField {
+        /// Name of the task.
+        task: String,
+        /// Which template.
+        template: TemplateName,
+        /// The prompt, or which candidate.
+        part: String,
+        /// The undeclared name.
+        field: String,
+        /// The declared names, joined.
+        known: String,
+    },
+
+    /// The task has no template of the name that was asked for.
+    #[error("task \"{task}\" has no template \"{wanted}\"; it has: {defined}")]
+    NoTemplate {
+        /// Name of the task.
+        task: String,
+        /// The template that was asked for.
+        wanted: TemplateName,
+        /// Those that exist, joined.
+        defined: String,
+    },
+
+    /// A template cannot be rendered for a row.
+    #[error("{}:{line}: task \"{task}\", template \"{template}\", {part}: {reason}", .path.display())]
+    Render {
+        /// File of the row.
+        path: PathBuf,
+        /// Line of the row, from 1.
+        line: usize,
+        /// Name of the task.
+        task: String,
+        /// Which template.
+        template: TemplateName,
+        /// The prompt, or which candidate.
+        part: String,
+        /// What the template engine says.
+        reason: String,
+    },
+
+    /// Neither the data folder nor a folder of the task's name in it holds data.
+    #[error("no data for task \"{task}\": looked for {}", .looked_for.join(" and for "))]
+    MissingData {
+        /// Name of the task.
+        task: String,
+        /// What was looked for.
+        looked_for: Vec<String>,
+    },
+
+    /// A data file cannot be read.
+    #[error("cannot read {}", .path.display())]
+    ReadData {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// A line of a data file is not what the task says.
+    #[error("{}:{line}: expected {expected}, found {found}", .path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the task needs there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+
+    /// A data file has no rows.
+    #[error("the {split} split is empty: {} has no rows", .path.display())]
+    EmptyFile {
+        /// Which split.
+        split: DataSplit,
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The tokenizer fails on a text.
+    #[error("{}:{line}: the tokenizer failed: {reason}", .path.display())]
+    Tokenize {
+        /// File of the row.
+        path: PathBuf,
+        /// Line of the row, from 1.
+        line: usize,
+        /// What the tokenizer says.
+        reason: String,
+    },
+
+    /// The tokenizer cannot be used at all.
+    #[error("the tokenizer is unusable: {reason}")]
+    Tokenizer {
+        /// Why.
+        reason: String,
+    },
+
+    /// A candidate has no token of its own: nothing could be scored.
+    #[error(
+        "{}:{line}: candidate {candidate} (\"{text}\") adds no token to its prompt: prompt {prompt_tokens} tokens, with the answer {full_tokens}",
+        .path.display()
+    )]
+    NoAnswerToken {
+        /// File of the row.
+        path: PathBuf,
+        /// Line of the row, from 1.
+        line: usize,
+        /// Position of the candidate, from 0.
+        candidate: usize,
+        /// The text with the answer.
+        text: String,
+        /// Tokens of the prompt alone.
+        prompt_tokens: usize,
+        /// Tokens of prompt and answer.
+        full_tokens: usize,
+    },
+
+    /// The prompt has no token, so nothing predicts the first token of the answer.
+    #[error(
+        "{}:{line}: the prompt has no tokens, so that the first token of an answer cannot be predicted; remove the row or use a template with words of its own",
+        .path.display()
+    )]
+    EmptyPrompt {
+        /// File of the row.
+        path: PathBuf,
+        /// Line of the row, from 1.
+        line: usize,
+    },
+
+    /// An answer alone is longer than the model's context.
+    #[error(
+        "{}:{line}: candidate {candidate} alone has {answer_tokens} tokens; with the {needed} before it that a prediction needs it does not fit into a context of {limit}",
+        .path.display()
+    )]
+    AnswerTooLong {
+        /// File of the row.
+        path: PathBuf,
+        /// Line of the row, from 1.
+        line: usize,
+        /// Position of the candidate, from 0.
+        candidate: usize,
+        /// Its tokens.
+        answer_tokens: usize,
+        /// Tokens that must stand before it.
+        needed: usize,
+        /// Most tokens that fit.
+        limit: usize,
+    },
+
+    /// The training file is smaller than what was asked for.
+    #[error(
+        "the training data has {rows} rows, but data.train_examples = {train} and data.validation_examples = {validation} need {} of them: \
+         set for example data.train_examples = {proposed_train} and data.validation_examples = {proposed_validation}",
+        .train.saturating_add(*.validation)
+    )]
+    TooFewRows {
+        /// Rows that there are.
+        rows: usize,
+        /// `data.train_examples`.
+        train: usize,
+        /// `data.validation_examples`.
+        validation: usize,
+        /// A value that would work.
+        proposed_train: usize,
+        /// A value that would work.
+        proposed_validation: usize,
+    },
+
+    /// A part of the training data would have no row.
+    #[error("the {part} split would be empty: {reason}")]
+    EmptySplit {
+        /// Which part.
+        part: &'static str,
+        /// The numbers that make it empty, and what to set.
+        reason: String,
+    },
+
+    /// A batch is larger than what it is drawn from.
+    #[error(
+        "a batch of {batch_size} cannot be drawn from the {split} split, which has {length} examples: use a batch size of at most {length}, or more training examples"
+    )]
+    BatchTooLarge {
+        /// Name of the sampler's part of the data.
+        split: String,
+        /// Examples in it.
+        length: usize,
+        /// Examples per batch.
+        batch_size: usize,
+    },
+
+    /// A stored position does not belong to this split.
+    #[error(
+        "the stored position {position} of the {split} split lies beyond its {length} examples: it belongs to other data"
+    )]
+    BadCursor {
+        /// Name of the sampler's part of the data.
+        split: String,
+        /// The stored position.
+        position: u64,
+        /// Examples in the split.
+        length: usize,
+    },
+}

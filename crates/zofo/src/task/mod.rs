@@ -1,0 +1,30 @@
+//! Tasks: how a row of data becomes a prompt, its candidate answers, and token sequences.
+//!
+//! A task is data, not code: one TOML file (see [`Task`]). From a file of rows to batches there are
+//! four stages, each a type of this module:
+//!
+//! 1. [`Dataset`] reads `train.jsonl` or `validation.jsonl` and checks every row against the task;
+//! 2. [`Splits`] divides the training rows into the inner, the outer and the validation part;
+//! 3. [`Encoder`] renders the template, tokenises whole texts, and cuts what the model's context
+//!    cannot hold;
+//! 4. [`BatchSampler`] draws batches from a part, epoch after epoch, and can be put back to where
+//!    it was.
+
+mod dataset;
+mod definition;
+mod encode;
+mod error;
+mod filters;
+mod sampler;
+mod shuffle;
+mod split;
+mod template;
+
+pub use dataset::{DataSplit, Dataset, Example, locate};
+pub use definition::{Field, FieldType, Metric, Task};
+pub use encode::{Encoded, EncodedCandidate, EncodedExample, Encoder, TruncationReport};
+pub use error::TaskError;
+pub use sampler::{BatchSampler, Cursor};
+pub use shuffle::{SplitMix64, permutation};
+pub use split::{Splits, evaluation_count};
+pub use template::{Rendered, Template, TemplateName};

@@ -1,0 +1,4 @@
+//! Training methods, each in a file that reads like its algorithm.
+
+pub mod bilevel;
+pub mod loss;

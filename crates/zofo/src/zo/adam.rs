@@ -1,0 +1,130 @@
+//! Adam on zeroth-order gradients g·z: two more copies of θ in memory, in contrast to the scalar rules.
+
+use super::optimizer::SlopeGuard;
+use super::{BackboneDirection, optimizer::Diverged, optimizer::Step};
+use crate::model::Backbone;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+const BETA_1: f64 = 0.9;
+const BETA_2: f64 = 0.999;
+const EPSILON: f64 = 1e-8;
+/// Elements of a parameter that one task handles.
+const CHUNK: usize = 1 << 16;
+
+/// The constants of the rule, by name, for journals.
+pub const CONSTANTS: &[(&str, f64)] = &[("beta_1", BETA_1), ("beta_2", BETA_2), ("epsilon", EPSILON)];
+
+/// Adam (Kingma and Ba, 2015) with the estimate g·z in place of the gradient.
+#[derive(Clone, Default)]
+pub struct BackboneAdam {
+    guard: SlopeGuard,
+    steps: u32,
+    /// First and second moment of every parameter, by name.
+    moments: BTreeMap<String, [Vec<f32>; 2]>,
+}
+
+impl BackboneAdam {
+    /// The guard with its counts.
+    pub fn guard(&self) -> &SlopeGuard {
+        &self.guard
+    }
+
+    /// Goes on with the counts of a checkpoint.
+    pub(super) fn restore_guard(&mut self, guard: SlopeGuard) {
+        self.guard = guard;
+    }
+
+    /// One step of θ along −z for the slope g. Skips what the guard refuses.
+    ///
+    /// # Errors
+    ///
+    /// [`Diverged`] at the twentieth skipped step in a row.
+    pub fn step(
+        &mut self,
+        backbone: &mut Backbone,
+        direction: &BackboneDirection,
+        slope: f32,
+        learning_rate: f32,
+    ) -> Result<Step, Diverged> {
+        if let Err(reason) = self.guard.check(f64::from(slope)) {
+            self.guard.skip(reason)?;
+            return Ok(Step::Skip(reason));
+        }
+        self.guard.accept(f64::from(slope));
+        self.apply(backbone, direction, slope, learning_rate);
+        Ok(Step::Apply { coefficient: learning_rate })
+    }
+
+    /// The arithmetic of a step, which replay repeats.
+    pub(super) fn apply(
+        &mut self,
+        backbone: &mut Backbone,
+        direction: &BackboneDirection,
+        slope: f32,
+        learning_rate: f32,
+    ) {
+        self.steps += 1;
+        let correction_1 = 1.0 - BETA_1.powi(self.steps as i32);
+        let correction_2 = 1.0 - BETA_2.powi(self.steps as i32);
+        for index in 0..backbone.parameters().len() {
+            let parameter = &backbone.parameters()[index];
+            let (name, len) = (parameter.name().to_owned(), parameter.shape().iter().product());
+            let noise = direction.of(&name, parameter.id());
+            let [first, second] = self.moments.entry(name.clone()).or_insert_with(|| [vec![0.0; len], vec![0.0; len]]);
+            let mut update = vec![0.0f32; len];
+            let chunks =
+                update.par_chunks_mut(CHUNK).zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)));
+            chunks.enumerate().for_each(|(chunk, (update, (first, second)))| {
+                noise.fill(chunk * CHUNK, update);
+                for ((update, first), second) in update.iter_mut().zip(first).zip(second) {
+                    let gradient = f64::from(slope) * f64::from(*update);
+                    let m = BETA_1 * f64::from(*first) + (1.0 - BETA_1) * gradient;
+                    let v = BETA_2 * f64::from(*second) + (1.0 - BETA_2) * gradient * gradient;
+                    (*first, *second) = (m as f32, v as f32);
+                    *update = (m / correction_1 / ((v / correction_2).sqrt() + EPSILON)) as f32;
+                }
+            });
+            let stored = BTreeMap::from([(name, Arc::from(update))]);
+            let update = BackboneDirection::Stored(Arc::new(stored));
+            backbone.descend_one(index, &update, learning_rate);
+        }
+    }
+
+    /// The step count and the moments, in the order of the backbone's parameters.
+    pub(super) fn write_moments(
+        &self,
+        backbone: &Backbone,
+        put: &mut impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        put(&self.steps.to_le_bytes())?;
+        for parameter in backbone.parameters() {
+            for moment in self.moments.get(parameter.name()).into_iter().flatten() {
+                put(bytemuck::cast_slice(moment))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The reverse of [`write_moments`](Self::write_moments).
+    pub(super) fn read_moments(&mut self, backbone: &Backbone, reader: &mut impl io::Read) -> io::Result<()> {
+        let mut steps = [0; 4];
+        reader.read_exact(&mut steps)?;
+        self.steps = u32::from_le_bytes(steps);
+        self.moments.clear();
+        if self.steps == 0 {
+            return Ok(());
+        }
+        for parameter in backbone.parameters() {
+            let len = parameter.shape().iter().product();
+            let mut moments = [vec![0.0f32; len], vec![0.0f32; len]];
+            for moment in &mut moments {
+                reader.read_exact(bytemuck::cast_slice_mut(moment))?;
+            }
+            self.moments.insert(parameter.name().to_owned(), moments);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! Models against transformers: tokens, logits, losses and greedy generation.
+
+mod golden_cases;
+
+use burn::tensor::Device;
+use golden_cases::{
+    Case, LOGITS, LOSS, Report, Row, cases_with, check_tokenizer, entries, ids, labelled, number, numbers, read_json,
+    values,
+};
+use std::fs;
+use tempfile::TempDir;
+use zofo::eval::{Generation, Sampling, generate};
+use zofo::hf::{ModelFiles, WeightDtype};
+use zofo::model::{Backbone, Part};
+use zofo::train::loss::losses;
+use zofo::zo::Perturbation;
+
+/// What a case of a model has.
+const FILES: &[&str] = &["model", "expected.json", "expected.safetensors"];
+
+#[test]
+fn golden_model_logits_and_losses() {
+    let mut report = Report::default();
+    for case in cases_with(FILES) {
+        let Some(files) = case.model("model", &mut report) else { continue };
+        let backbone = load(&files, WeightDtype::F32);
+        let expected = case.expected();
+        report.equal(case.name(), &(backbone.len() as u64), &expected["num_parameters"].as_u64().unwrap());
+        let is_tied = expected["tied_output_embedding"].as_bool().unwrap();
+        report.equal(case.name(), &files.config().is_tied(), &is_tied);
+
+        check_logits(&mut report, &case, "model", &backbone);
+        check_losses(&mut report, &case, &backbone);
+        if let Some(legacy) = with_legacy_config(&case) {
+            let legacy = load(&ModelFiles::open(legacy.path()).unwrap(), WeightDtype::F32);
+            check_logits(&mut report, &case, "config_legacy.json", &legacy);
+        }
+        for variant in case.inner("model-") {
+            let files = ModelFiles::open(&variant.path("")).unwrap();
+            let backbone = load(&files, WeightDtype::F32);
+            check_logits(&mut report, &case, &variant.name(), &backbone);
+            if let Some(loss) = expected["variants"][variant.name()]["mean_loss_f32_arithmetic"].as_f64() {
+                let rows = case.tensors("expected.safetensors").rows("");
+                let place = format!("{}/{}", case.name(), variant.name());
+                report.number("loss", place, mean_loss(&backbone, &rows), loss, LOSS);
+            }
+        }
+        report.ran();
+    }
+    report.finish();
+}
+
+/// Weights that stay in bfloat16 in memory give the bits that the widened ones give.
+#[test]
+fn golden_model_bf16_storage() {
+    let mut report = Report::default();
+    for case in cases_with(&["model-bf16"]) {
+        let Some(files) = case.model("model-bf16", &mut report) else { continue };
+        let [wide, narrow] = [WeightDtype::F32, WeightDtype::Bf16].map(|dtype| load(&files, dtype));
+        let rows = case.tensors("expected.safetensors").rows("");
+        let batch = labelled(&rows);
+        let [wide, narrow] = [wide, narrow].map(|backbone| {
+            let part = [Part { batch: &batch, adapter: None }];
+            let nll = backbone.token_nll(&part, &Perturbation::None);
+            [values(backbone.logits(&batch, None)), values(nll)]
+        });
+        for (what, narrow, wide) in [("logits", &narrow[0], &wide[0]), ("nll", &narrow[1], &wide[1])] {
+            report.same_bits(format!("{}: bfloat16 {what}", case.name()), narrow, wide);
+        }
+        report.ran();
+    }
+    report.finish();
+}
+
+#[test]
+fn golden_model_greedy_generation() {
+    let mut report = Report::default();
+    for case in cases_with(FILES) {
+        let Some(files) = case.model("model", &mut report) else { continue };
+        let backbone = load(&files, WeightDtype::F32);
+        let greedy = &case.expected()["greedy"];
+        let request = Generation {
+            prompt: &ids(greedy, "prompt_ids"),
+            max_new_tokens: ids(greedy, "new_ids").len(),
+            stop: &[],
+            sampling: Sampling::Greedy,
+        };
+        report.greedy(case.name(), &generate(&backbone, None, &request, |_| true), greedy);
+        report.ran();
+    }
+    report.finish();
+}
+
+#[test]
+fn golden_model_tokenizers() {
+    let mut report = Report::default();
+    for case in cases_with(&["model/tokenizer.json", "tokenizer_expected.json"]) {
+        let Some(files) = case.model("model", &mut report) else { continue };
+        let tokenizer = files.tokenizer().unwrap();
+        let expected = read_json(&case.path("tokenizer_expected.json"));
+        let size = expected["tokenizer_vocab_size"].as_u64().unwrap();
+        report.equal(case.name(), &(tokenizer.get_vocab_size(true) as u64), &size);
+        check_tokenizer(&mut report, &case.name(), &tokenizer, &expected);
+        report.ran();
+    }
+    report.finish();
+}
+
+/// Every sequence alone, and all in one ragged batch.
+fn check_logits(report: &mut Report, case: &Case, variant: &str, backbone: &Backbone) {
+    let (kind, prefix) = match variant {
+        "model-bf16" => ("logits of bfloat16 weights", "bf16."),
+        "model-bin-f16" => ("logits of float16 weights", "f16."),
+        _ => ("logits", ""),
+    };
+    let expected = case.tensors("expected.safetensors");
+    let rows = expected.rows("");
+    let mut all = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        let expected = expected.real(&format!("{prefix}logits.{i}"));
+        let place = format!("{}/{variant}: sequence {i}", case.name());
+        report.close(kind, place, &values(backbone.logits(&row.every_token(), None)), expected, LOGITS);
+        all.extend_from_slice(expected);
+    }
+    let place = format!("{}/{variant}: all sequences", case.name());
+    report.close(kind, place, &values(backbone.logits(&labelled(&rows), None)), &all, LOGITS);
+}
+
+fn check_losses(report: &mut Report, case: &Case, backbone: &Backbone) {
+    let expected = case.tensors("expected.safetensors");
+    let rows = expected.rows("");
+    let json = case.expected();
+    let sums = numbers(&json, "sequence_nll_sum");
+    let mut all = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        let batch = row.every_token();
+        let nll = values(backbone.token_nll(&[Part { batch: &batch, adapter: None }], &Perturbation::None));
+        let place = format!("{}: sequence {i}", case.name());
+        let expected = expected.real(&format!("nll.{i}"));
+        report.close("nll", &place, &nll, expected, LOGITS);
+        let mean = nll.iter().map(|&x| f64::from(x)).sum::<f64>() / nll.len() as f64;
+        report.number("loss", &place, mean, sums[i] / nll.len() as f64, LOSS);
+        all.extend_from_slice(expected);
+    }
+    let batches: Vec<_> = rows.iter().map(Row::every_token).collect();
+    let parts: Vec<_> = batches.iter().map(|batch| Part { batch, adapter: None }).collect();
+    let together = values(backbone.token_nll(&parts, &Perturbation::None));
+    report.close("nll", format!("{}: all sequences", case.name()), &together, &all, LOGITS);
+
+    let loss = &json["loss"];
+    report.number("loss", case.name(), mean_loss(backbone, &rows), number(loss, "mean"), LOSS);
+    let counts = numbers(loss, "per_sequence_count");
+    for (i, row) in rows.iter().enumerate() {
+        let mean = numbers(loss, "per_sequence_sum")[i] / counts[i];
+        let place = format!("{}: sequence {i}", case.name());
+        report.number("loss", place, mean_loss(backbone, std::slice::from_ref(row)), mean, LOSS);
+    }
+}
+
+fn mean_loss(backbone: &Backbone, rows: &[Row]) -> f64 {
+    let batch = labelled(rows);
+    losses(backbone, &[Part { batch: &batch, adapter: None }], &Perturbation::None)[0][0]
+}
+
+fn load(files: &ModelFiles, dtype: WeightDtype) -> Backbone {
+    Backbone::load(files, dtype, &Device::flex()).unwrap()
+}
+
+/// A copy of the model with its configuration in the old spelling.
+fn with_legacy_config(case: &Case) -> Option<TempDir> {
+    let legacy = case.path("config_legacy.json");
+    if !legacy.is_file() {
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for path in entries(&case.path("model")) {
+        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    fs::copy(legacy, folder.path().join("config.json")).unwrap();
+    Some(folder)
+}
