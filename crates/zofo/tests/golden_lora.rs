@@ -4,8 +4,8 @@ mod golden_cases;
 
 use burn::tensor::Device;
 use golden_cases::{
-    Case, GRADIENT, LOGITS, LOSS, Report, Tensors, Tolerance, cases_with, ids, labelled, number, numbers,
-    open_model, values,
+    Case, GRADIENT, LOGITS, LOSS, Report, Tensors, Tolerance, cases_with, ids, labelled, number, numbers, open_model,
+    values,
 };
 use zofo::eval::{Generation, Sampling, generate};
 use zofo::hf::{HfError, WeightDtype};

@@ -1,14 +1,10 @@
 //! Model folders and adapters that transformers and peft wrote: read, written, and read again.
-//!
-//! `ZOFO_GOLDEN_DIR` names the folder of cases.
 
-#![allow(clippy::print_stdout, reason = "a test says how many cases it ran on")]
+mod golden_cases;
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
-
+use golden_cases::{Case, Report, cases_with, entries, gguf_cases_with};
+use std::fs;
+use std::path::PathBuf;
 use zofo::hf::{HfError, ModelFiles, PeftLora, StoredDtype, WeightDtype, read_decoder_config};
 
 const DTYPES: [WeightDtype; 2] = [WeightDtype::F32, WeightDtype::Bf16];
@@ -16,29 +12,27 @@ const DTYPES: [WeightDtype; 2] = [WeightDtype::F32, WeightDtype::Bf16];
 #[test]
 fn golden_model_files_both_spellings_of_the_configuration() {
     let mut report = Report::default();
-    for case in cases(&mut report) {
-        let legacy = case.join("config_legacy.json");
-        if legacy.is_file() {
-            let new = read_decoder_config(&case.join("model/config.json")).unwrap();
-            assert_eq!(new, read_decoder_config(&legacy).unwrap(), "{}", case.display());
-            report.cases += 1;
+    for (case, model) in models(&mut report) {
+        if case.has(&["config_legacy.json"]) {
+            let legacy = read_decoder_config(&case.path("config_legacy.json")).unwrap();
+            report.equal(case.name(), &legacy, model.config());
+            report.ran();
         }
     }
-    report.print();
+    report.finish();
 }
 
 #[test]
 fn golden_model_files_are_read_and_written() {
     let mut report = Report::default();
-    for case in cases(&mut report) {
-        let model = ModelFiles::open(&case.join("model")).unwrap();
-        assert!(model.tokenizer().is_ok(), "{}", case.display());
+    for (case, model) in models(&mut report) {
+        assert!(model.tokenizer().is_ok(), "{}", case.name());
         round_trip(&model);
         for variant in ["model-sharded", "model-bf16"] {
-            let folder = case.join(variant);
-            if !folder.is_dir() {
+            if !case.has(&[variant]) {
                 continue;
             }
+            let folder = case.path(variant);
             let variant = ModelFiles::open(&folder).unwrap();
             assert_eq!(variant.config(), model.config(), "{}", folder.display());
             for (name, _) in model.parameters() {
@@ -52,42 +46,35 @@ fn golden_model_files_are_read_and_written() {
             }
             round_trip(&variant);
         }
-        report.cases += 1;
+        report.ran();
     }
-    report.print();
+    report.finish();
 }
 
 #[test]
 fn golden_model_files_of_gguf_are_written_as_folders() {
     let mut report = Report::default();
-    for case in case_folders() {
-        for path in entries(&case) {
-            let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
-            // Other GGUF files of the cases are collections of tensors without a model.
-            if !is_gguf || !case.join("tokenizer_expected.json").is_file() {
-                continue;
-            }
-            let model = ModelFiles::open(&path).unwrap();
-            let tokenizer = model.tokenizer().unwrap();
-            let folder = round_trip(&model);
-            let written = ModelFiles::open(folder.path()).unwrap();
-            assert_eq!(written.eos_token_ids(), model.eos_token_ids());
-            let text = "The film, 3 hours long, isn't bad.";
-            assert_eq!(
-                written.tokenizer().unwrap().encode(text, true).unwrap().get_ids(),
-                tokenizer.encode(text, true).unwrap().get_ids()
-            );
-            report.cases += 1;
-        }
+    // Other GGUF files of the cases are collections of tensors without a model.
+    for (case, gguf) in gguf_cases_with("tokenizer_expected.json") {
+        let Some(model) = case.model(&gguf, &mut report) else { continue };
+        let tokenizer = model.tokenizer().unwrap();
+        let folder = round_trip(&model);
+        let written = ModelFiles::open(folder.path()).unwrap();
+        assert_eq!(written.eos_token_ids(), model.eos_token_ids());
+        let text = "The film, 3 hours long, isn't bad.";
+        assert_eq!(
+            written.tokenizer().unwrap().encode(text, true).unwrap().get_ids(),
+            tokenizer.encode(text, true).unwrap().get_ids()
+        );
+        report.ran();
     }
-    report.print();
+    report.finish();
 }
 
 #[test]
 fn golden_model_files_adapters_are_read_and_written() {
     let mut report = Report::default();
-    for case in cases(&mut report) {
-        let model = ModelFiles::open(&case.join("model")).unwrap();
+    for (case, model) in models(&mut report) {
         for folder in adapters(&case) {
             let is_lora = fs::read_to_string(folder.join("adapter_config.json")).unwrap().contains("\"LORA\"");
             if !is_lora {
@@ -108,10 +95,10 @@ fn golden_model_files_adapters_are_read_and_written() {
                 "{}",
                 folder.display()
             );
-            report.cases += 1;
+            report.ran();
         }
     }
-    report.print();
+    report.finish();
 }
 
 /// Writes the model in both types and compares what is read back, bit by bit; the folder is that of F32.
@@ -133,60 +120,15 @@ fn round_trip(model: &ModelFiles) -> tempfile::TempDir {
     wide
 }
 
-#[derive(Default)]
-struct Report {
-    cases: usize,
-    skipped: Vec<String>,
-}
-
-impl Report {
-    fn print(&self) {
-        let skipped = self.skipped.len();
-        let mut line = format!("golden: {} cases, {skipped} skipped", self.cases);
-        if skipped > 0 {
-            line += &format!(" (family not supported: {})", self.skipped.join(", "));
-        }
-        println!("{line}");
-    }
-}
-
-/// The cases with a model of a supported family; the others are added to the report.
-fn cases(report: &mut Report) -> Vec<PathBuf> {
-    let mut cases = Vec::new();
-    for case in case_folders() {
-        let config = case.join("model/config.json");
-        if !config.is_file() {
-            continue;
-        }
-        match read_decoder_config(&config) {
-            Ok(_) => cases.push(case),
-            Err(HfError::Architecture { found, .. }) => {
-                let name = case.file_name().unwrap_or_default().display().to_string();
-                report.skipped.push(format!("{name}: {found}"));
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    cases
-}
-
-/// The folders in `ZOFO_GOLDEN_DIR`; none if it is not set.
-fn case_folders() -> Vec<PathBuf> {
-    let root = env::var_os("ZOFO_GOLDEN_DIR").map(PathBuf::from);
-    let folders = root.map(|root| entries(&root)).unwrap_or_default();
-    folders.into_iter().filter(|path| path.is_dir()).collect()
+/// The cases with a model of a supported family, and the model; the others are added to the report.
+fn models(report: &mut Report) -> Vec<(Case, ModelFiles)> {
+    let open = |case: Case| case.model("model", report).map(|model| (case, model));
+    cases_with(&["model/config.json"]).into_iter().filter_map(open).collect()
 }
 
 /// The adapter folders of a case: `adapter*`, and `adapter` in `peft-*`.
-fn adapters(case: &Path) -> Vec<PathBuf> {
-    let nested = entries(case).into_iter().map(|path| path.join("adapter"));
-    let all = entries(case).into_iter().chain(nested);
+fn adapters(case: &Case) -> Vec<PathBuf> {
+    let nested = entries(&case.path("")).into_iter().map(|path| path.join("adapter"));
+    let all = entries(&case.path("")).into_iter().chain(nested);
     all.filter(|path| path.join("adapter_config.json").is_file()).collect()
-}
-
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    paths
 }

@@ -34,7 +34,7 @@ pub(super) fn times_transposed(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     if rows <= FEW_ROWS * weight.signs() {
         return few_rows(x, rows, weight);
     }
-    product(x, rows, weight, Product::Transposed)
+    super::dots::product(x, weight)
 }
 
 /// y = x·W: x `[rows, out]`, W `[out, in]`, y `[rows, in]`.
@@ -44,7 +44,7 @@ pub(super) fn times_plain(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
 
 /// The instruction sets with a micro-kernel.
 #[derive(Clone, Copy)]
-enum Isa {
+pub(super) enum Isa {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -53,7 +53,7 @@ enum Isa {
 }
 
 impl Isa {
-    fn best() -> Self {
+    pub(super) fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {
@@ -79,7 +79,7 @@ impl Isa {
 }
 
 /// A result that several threads write in disjoint columns.
-struct Columns(*mut f32);
+pub(super) struct Columns(pub(super) *mut f32);
 
 // SAFETY: the pointer is only used through `product`, where every unit of work writes a range of columns of its own.
 unsafe impl Sync for Columns {}

@@ -4,6 +4,7 @@
 //! the same bits with any number of threads.
 
 mod attention;
+mod dots;
 mod gemm;
 mod nll;
 mod simd;

@@ -32,6 +32,9 @@ pub enum RunError {
     /// Settings that exclude each other.
     #[error("{0}")]
     Conflict(String),
+    /// A journal of another base model, or of another version of this program.
+    #[error("{0}")]
+    ForeignJournal(String),
     /// The output folder has something in it.
     #[error(
         "`{}` is not empty{}: choose another `run.output`{}",

@@ -87,7 +87,7 @@ pub(super) fn check_base(
         }
         None => format!("it has {} tensors, the journal's had {}", found.len(), header.tensors.len()),
     };
-    Err(RunError::Conflict(format!(
+    Err(RunError::ForeignJournal(format!(
         "`{}` is not the base model of the journal `{}`: {what}. Give the model that the run started from",
         base.display(),
         journal.display(),
@@ -100,7 +100,7 @@ fn updater_of(header: &JournalHeader, journal: &Path) -> Result<BackboneUpdater,
     let kind = BackboneOptimizer::ALL.into_iter().find(|kind| kind.name() == name);
     let kind = kind.filter(|kind| BackboneUpdater::record(*kind) == header.optimizer);
     kind.map(BackboneUpdater::new).ok_or_else(|| {
-        RunError::Conflict(format!(
+        RunError::ForeignJournal(format!(
             "the journal `{}` was written with the optimizer `{name}`, whose name or constants this version does not know",
             journal.display()
         ))

@@ -4,7 +4,7 @@
 //! Cases are the folders in `tests/golden` and, if it is set, in `ZOFO_GOLDEN_DIR`. Each test runs on all of them that
 //! have the files it needs, whatever their names and sizes.
 
-#![allow(dead_code, reason = "every test program uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "every test program uses a part of this")]
 #![allow(clippy::print_stdout, reason = "a test says how many cases it ran on, and how large the errors were")]
 
 mod report;
@@ -160,12 +160,9 @@ pub fn check_tokenizer(report: &mut Report, place: &str, tokenizer: &Tokenizer, 
         report.equal(format!("{place}: {text:?}"), &plain, &ids(case, "ids"));
         report.equal(format!("{place}: {text:?} with special tokens"), &special, &ids(case, "ids_with_special"));
         let decode = |key: &str, skip: bool| tokenizer.decode(&ids(case, key), skip).unwrap();
-        report.equal(format!("{place}: decoding {text:?}"), &*decode("ids", false), case["decoded"].as_str().unwrap());
-        report.equal(
-            format!("{place}: decoding {text:?} without special tokens"),
-            &*decode("ids_with_special", true),
-            case["decoded_skip_special"].as_str().unwrap(),
-        );
+        let decoded = [decode("ids", false), decode("ids_with_special", true)];
+        let expected = ["decoded", "decoded_skip_special"].map(|key| case[key].as_str().unwrap().to_owned());
+        report.equal(format!("{place}: {text:?} decoded"), &decoded, &expected);
     }
 }
 

@@ -69,6 +69,11 @@ impl Tensors {
         self.real.get(name).unwrap_or_else(|| panic!("{} has no tensor {name}", self.path.display()))
     }
 
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> &[usize] {
+        self.shapes.get(name).unwrap_or_else(|| panic!("{} has no tensor {name}", self.path.display()))
+    }
+
     /// The names of the real tensors, sorted.
     pub fn names(&self) -> Vec<&str> {
         self.real.keys().map(String::as_str).collect()
@@ -81,7 +86,7 @@ impl Tensors {
     /// The right-padded batch in `input_ids`, `attention_mask` and, if there are any, `labels`, all after `prefix`.
     pub fn rows(&self, prefix: &str) -> Vec<Row> {
         let name = |part: &str| format!("{prefix}{part}");
-        let width = self.shapes[&name("input_ids")][1];
+        let width = self.shape(&name("input_ids"))[1];
         let ids = self.integer(&name("input_ids")).chunks_exact(width);
         let mask = self.integer(&name("attention_mask")).chunks_exact(width);
         let rows = ids.zip(mask).enumerate().map(|(row, (ids, mask))| {

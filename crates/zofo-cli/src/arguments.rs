@@ -1,0 +1,74 @@
+//! Values that several commands take.
+
+use crate::errors::Error;
+use clap::ValueEnum;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use rayon::ThreadPoolBuilder;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use zofo::hf::WeightDtype;
+use zofo::run::config::expand_home;
+use zofo::task::TemplateName;
+
+/// How weights are stored in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16: half the memory.
+    Bf16,
+}
+
+impl From<Dtype> for WeightDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// Which of a task's templates is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Template {
+    /// The row's text with words that ask for the answer.
+    #[default]
+    Prompt,
+    /// The row's text alone.
+    None,
+}
+
+impl From<Template> for TemplateName {
+    fn from(template: Template) -> Self {
+        match template {
+            Template::Prompt => Self::Prompt,
+            Template::None => Self::None,
+        }
+    }
+}
+
+/// Parses a path, in which `~` stands for the home folder.
+pub fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|text| match text.to_str() {
+        Some(text) => with_home(text).map(PathBuf::from),
+        // What is not UTF-8 is taken as it is.
+        None => Ok(PathBuf::from(text)),
+    })
+}
+
+/// Replaces a leading `~` by the home folder.
+pub fn with_home(text: &str) -> Result<String, String> {
+    let home = std::env::var("HOME").ok();
+    expand_home(text, home.as_deref())
+        .ok_or_else(|| "cannot expand `~`, because HOME is not set, or not UTF-8: write the whole path".to_owned())
+}
+
+/// Sets the number of threads for the whole program; without a number there is one per core. To be called before
+/// anything is computed.
+pub fn set_threads(threads: Option<NonZeroUsize>) -> Result<(), Error> {
+    let builder = ThreadPoolBuilder::new().num_threads(threads.map_or(0, NonZeroUsize::get));
+    builder.build_global().map_err(Error::Threads)?;
+    tracing::debug!(threads = rayon::current_num_threads(), "thread pool started");
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! One module per command: its arguments, and what it does with the library.
+
+mod eval;
+mod generate;
+mod journal;
+mod plan;
+mod replay;
+mod tasks;
+mod train;
+
+use crate::errors::Error;
+use clap::Subcommand;
+
+/// What the user wants.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fine-tune a model.
+    Train(train::Arguments),
+    /// Show what a training run would do and need, without starting it.
+    Plan(plan::Arguments),
+    /// Measure a model's accuracy on tasks.
+    Eval(eval::Arguments),
+    /// Generate text after a prompt.
+    Generate(generate::Arguments),
+    /// Rebuild a trained backbone from its base model and its journal.
+    Replay(replay::Arguments),
+    /// Show what is in a journal.
+    Journal(journal::Arguments),
+    /// List tasks, or show one.
+    Tasks(tasks::Arguments),
+}
+
+/// How a command that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All is done.
+    Done,
+    /// It was interrupted, and all is saved.
+    Interrupted,
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Whatever [`Error`] says.
+    pub fn run(self) -> Result<Ended, Error> {
+        match self {
+            Self::Train(arguments) => return train::run(&arguments),
+            Self::Plan(arguments) => plan::run(&arguments),
+            Self::Eval(arguments) => eval::run(&arguments),
+            Self::Generate(arguments) => generate::run(&arguments),
+            Self::Replay(arguments) => replay::run(&arguments),
+            Self::Journal(arguments) => journal::run(&arguments),
+            Self::Tasks(arguments) => tasks::run(&arguments),
+        }?;
+        Ok(Ended::Done)
+    }
+}

@@ -1,0 +1,219 @@
+//! `zofo generate`.
+
+mod text_stream;
+
+use crate::arguments::{Dtype, path, set_threads};
+use crate::errors::Error;
+use crate::output::{Reader, print, print_json};
+use crate::progress::Messenger;
+use burn::tensor::Device;
+use clap::Args;
+use serde::Serialize;
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Instant;
+use text_stream::TextStream;
+use tokenizers::Tokenizer;
+use zofo::eval::{Generation, Sampling, generate};
+use zofo::hf::ModelFiles;
+use zofo::model::Backbone;
+use zofo::peft::Adapter;
+
+/// Arguments of `zofo generate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The text appears as it is made, and ends where the model ends it.
+
+Examples:
+  zofo generate --model model.gguf --prompt 'The capital of France is'
+  zofo generate --model runs/demo/backbone --prompt - --temperature 0.8 --top-p 0.95 < prompt.txt")]
+pub struct Arguments {
+    /// A Hugging Face model folder or a .gguf file.
+    #[arg(long, value_parser = path())]
+    model: PathBuf,
+    /// A PEFT adapter folder.
+    #[arg(long, value_parser = path())]
+    adapter: Option<PathBuf>,
+    /// The text to go on from; `-` reads it from stdin.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: String,
+    /// At most this many new tokens.
+    #[arg(long, value_name = "TOKENS", default_value = "64")]
+    max_new_tokens: NonZeroUsize,
+    /// 0 takes the likeliest token; above, tokens are drawn, from probabilities that are flatter the higher it is.
+    #[arg(long, default_value_t = 0.0, value_parser = temperature)]
+    temperature: f64,
+    /// Draw from the likeliest tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0, value_parser = top_p)]
+    top_p: f64,
+    /// The same seed draws the same text.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// How weights are stored in memory.
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Dtype,
+    /// Threads; one per core if not given. The result does not depend on it.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Print JSON, when all is done.
+    #[arg(long)]
+    json: bool,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("expected a number from 0".to_owned()) }
+}
+
+fn top_p(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if value > 0.0 && value <= 1.0 { Ok(value) } else { Err("expected a number above 0, at most 1".to_owned()) }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    prompt: String,
+    /// What was generated, without the prompt.
+    text: String,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    stopped: Stopped,
+    seconds: f64,
+    tokens_per_second: f64,
+}
+
+/// Why there is no more text.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Stopped {
+    /// The model ended it.
+    EndOfText,
+    /// `--max-new-tokens` are there.
+    MaxNewTokens,
+}
+
+/// Generates text.
+pub fn run(arguments: &Arguments) -> Result<(), Error> {
+    set_threads(arguments.threads)?;
+    let text = prompt_text(&arguments.prompt)?;
+    let files = ModelFiles::open(&arguments.model)?;
+    let tokenizer = files.tokenizer()?;
+    let max_new_tokens = arguments.max_new_tokens.get();
+    let prompt = encode(tokenizer.clone(), &text)?;
+    check_length(prompt.len(), max_new_tokens, files.config().max_positions)?;
+
+    let device = Device::flex();
+    let adapter = match &arguments.adapter {
+        Some(folder) => Some(Adapter::read(folder, files.config(), &device)?),
+        None => None,
+    };
+    let backbone = Backbone::load(&files, arguments.dtype.into(), &device)?;
+    let sampling = if arguments.temperature == 0.0 {
+        Sampling::Greedy
+    } else {
+        Sampling::Nucleus { temperature: arguments.temperature, top_p: arguments.top_p, seed: arguments.seed }
+    };
+    let request = Generation { prompt: &prompt, max_new_tokens, stop: files.eos_token_ids(), sampling };
+
+    let start = Instant::now();
+    let mut stream = TextStream::new(&tokenizer, &prompt)?;
+    let mut generated = String::new();
+    // The closure can only say stop; why is kept here.
+    let mut sent = Ok(Reader::Listens);
+    let new = generate(&backbone, adapter.as_ref(), &request, |token| {
+        sent = stream.push(token).and_then(|text| {
+            generated += text;
+            if arguments.json { Ok(Reader::Listens) } else { print(text) }
+        });
+        matches!(sent, Ok(Reader::Listens))
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    if sent? == Reader::Left {
+        return Ok(());
+    }
+    let rest = stream.finish();
+    generated += &rest;
+    let report = Report {
+        prompt: text,
+        text: generated,
+        prompt_tokens: prompt.len(),
+        new_tokens: new.len(),
+        stopped: if new.len() < max_new_tokens { Stopped::EndOfText } else { Stopped::MaxNewTokens },
+        seconds,
+        tokens_per_second: new.len() as f64 / seconds,
+    };
+    if arguments.json {
+        print_json(&report)?;
+    } else {
+        print(&format!("{rest}\n"))?;
+        Messenger::new().say(&format!(
+            "{} tokens of prompt, {} new ones in {seconds:.1} s, {:.1} tokens/s",
+            report.prompt_tokens, report.new_tokens, report.tokens_per_second
+        ));
+    }
+    Ok(())
+}
+
+fn prompt_text(argument: &str) -> Result<String, Error> {
+    if argument != "-" {
+        return Ok(argument.to_owned());
+    }
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).map_err(Error::Stdin)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        Error::Input(format!("standard input: expected UTF-8 text, found an invalid byte at offset {place}"))
+    })
+}
+
+/// The prompt's tokens, with those that the tokenizer puts around every text.
+fn encode(mut tokenizer: Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
+    let failed = |error: tokenizers::Error| Error::Input(format!("the tokenizer failed on the prompt: {error}"));
+    // A tokenizer.json may ask for either; a prompt is taken whole.
+    tokenizer.with_padding(None).with_truncation(None).map_err(failed)?;
+    let ids = tokenizer.encode_fast(text, true).map_err(failed)?.get_ids().to_vec();
+    if ids.is_empty() {
+        return Err(Error::Usage("the prompt has no tokens: there is nothing to go on from".to_owned()));
+    }
+    Ok(ids)
+}
+
+/// The last new token is not fed, so it needs no place in the context.
+fn check_length(prompt: usize, new: usize, context: usize) -> Result<(), Error> {
+    let most = (context + 1).saturating_sub(prompt);
+    if new <= most {
+        return Ok(());
+    }
+    let advice = match most {
+        0 => "shorten the prompt".to_owned(),
+        most => format!("shorten the prompt, or ask for at most {most} with --max-new-tokens"),
+    };
+    Err(Error::Usage(format!(
+        "the prompt has {prompt} tokens, and {new} new ones are asked for, but the model's context is {context} tokens: \
+         {advice}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_a_number_that_does() {
+        let refused = |prompt, new| check_length(prompt, new, 128).unwrap_err().to_string();
+        check_length(128, 1, 128).unwrap();
+        check_length(100, 29, 128).unwrap();
+        assert!(refused(100, 30).ends_with("at most 29 with --max-new-tokens"));
+        assert!(refused(129, 1).ends_with("context is 128 tokens: shorten the prompt"));
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        assert_eq!(temperature("0"), Ok(0.0));
+        assert!(temperature("-0.1").is_err() && temperature("NaN").is_err() && temperature("inf").is_err());
+        assert_eq!(top_p("1"), Ok(1.0));
+        assert!(top_p("0").is_err() && top_p("1.01").is_err() && top_p("NaN").is_err());
+    }
+}

@@ -1,0 +1,40 @@
+//! `zofo plan`.
+
+use super::train::load;
+use crate::arguments::{path, set_threads};
+use crate::errors::Error;
+use crate::output::{print, print_json};
+use clap::Args;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Arguments of `zofo plan`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It opens the model and the data, and times a forward pass; nothing is written.
+
+Example:
+  zofo plan examples/sst2-bilevel.toml --set outer.batch_size=16")]
+pub struct Arguments {
+    /// The configuration: a TOML file.
+    #[arg(value_parser = path())]
+    config: PathBuf,
+    /// Override a key of the configuration, as inner.lr=1e-3; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Threads; takes the place of run.threads.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the plan of a run.
+pub fn run(arguments: &Arguments) -> Result<(), Error> {
+    let config = load(&arguments.config, &arguments.set, arguments.threads)?;
+    set_threads(config.run.threads.and_then(NonZeroUsize::new))?;
+    let plan = zofo::run::plan(&config)?;
+    if arguments.json { print_json(&plan) } else { print(&format!("{plan}\n")) }?;
+    Ok(())
+}

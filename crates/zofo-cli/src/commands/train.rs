@@ -1,0 +1,130 @@
+//! `zofo train`.
+
+use super::Ended;
+use crate::arguments::{path, set_threads};
+use crate::errors::Error;
+use crate::interrupt;
+use crate::output::{print, print_json, table};
+use crate::progress::{Clock, Messenger, TrainingProgress};
+use clap::Args;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use zofo::run::config::{Config, Keep};
+use zofo::run::{Outcome, RunError, Start, Summary, train};
+
+/// Arguments of `zofo train`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Ctrl-C finishes the step, saves, and ends with exit code 130; `--resume` then goes on as if nothing had happened.
+
+Examples:
+  zofo train examples/demo.toml
+  zofo train examples/sst2-bilevel.toml --set data.dir=my-data --set outer.lr=2e-6
+  zofo train --resume runs/sst2-bilevel")]
+pub struct Arguments {
+    /// The configuration: a TOML file.
+    #[arg(value_parser = path(), required_unless_present = "resume", conflicts_with = "resume")]
+    config: Option<PathBuf>,
+    /// Override a key of the configuration, as inner.lr=1e-3; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "resume")]
+    set: Vec<String>,
+    /// Go on with the run in this folder; one that is finished stays as it is.
+    #[arg(long, value_name = "FOLDER", value_parser = path())]
+    resume: Option<PathBuf>,
+    /// Threads; takes the place of run.threads. The result does not depend on it.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Trains, or goes on training.
+pub fn run(arguments: &Arguments) -> Result<Ended, Error> {
+    match (&arguments.config, &arguments.resume) {
+        (Some(file), _) => {
+            let config = load(file, &arguments.set, arguments.threads)?;
+            set_threads(config.run.threads.and_then(NonZeroUsize::new))?;
+            let (folder, keep) = (config.run.output.clone(), config.run.keep);
+            train_in(&folder, keep, Start::New(Box::new(config)), arguments.json)
+        }
+        (None, Some(folder)) => {
+            // How many threads there are has to be known before anything is computed. If the folder has no
+            // configuration that can be read, the library says so.
+            let stored = Config::load(&folder.join("config.toml"), &[]).ok().map(|config| config.run);
+            let threads = stored.as_ref().and_then(|run| run.threads.and_then(NonZeroUsize::new));
+            set_threads(arguments.threads.or(threads))?;
+            let keep = stored.map_or(Keep::Best, |run| run.keep);
+            train_in(folder, keep, Start::Resume(folder), arguments.json)
+        }
+        (None, None) => Err(Error::Usage("give a configuration, or `--resume` and the folder of a run".to_owned())),
+    }
+}
+
+/// Reads a configuration with what the command line says on top.
+pub(super) fn load(file: &Path, set: &[String], threads: Option<NonZeroUsize>) -> Result<Config, Error> {
+    let mut overlays = set.to_vec();
+    overlays.extend(threads.map(|threads| format!("run.threads={threads}")));
+    Ok(Config::load(file, &overlays).map_err(RunError::from)?)
+}
+
+fn train_in(folder: &Path, keep: Keep, start: Start, json: bool) -> Result<Ended, Error> {
+    let messenger = Messenger::new();
+    let interrupted = interrupt::flag(&messenger, folder)?;
+    let mut progress = TrainingProgress::new(&messenger);
+    let outcome = train(start, &mut progress, &interrupted);
+    let summary = progress.finish();
+    match outcome? {
+        Outcome::Interrupted => {
+            messenger.say(&format!(
+                "interrupted, and everything is saved; to go on: zofo train --resume {}",
+                folder.display()
+            ));
+            return Ok(Ended::Interrupted);
+        }
+        Outcome::AlreadyFinished => {
+            messenger.say(&format!("the run in {} is finished: there is nothing to do", folder.display()))
+        }
+        Outcome::Finished => {}
+    }
+    if let Some(summary) = summary {
+        if json { print_json(&summary) } else { print(&describe(&summary, keep)) }?;
+    }
+    Ok(Ended::Done)
+}
+
+/// The summary for people.
+fn describe(summary: &Summary, keep: Keep) -> String {
+    let mut rows = vec![["", "accuracy", "loss", "examples"].map(str::to_owned).to_vec()];
+    rows.extend(summary.scores.iter().map(|score| {
+        let (accuracy, loss) = (score.score.accuracy, score.score.loss);
+        vec![score.name.to_owned(), format!("{accuracy:.4}"), format!("{loss:.4}"), score.examples.to_string()]
+    }));
+    let why = match keep {
+        Keep::Best => "the best on the validation part",
+        Keep::Last => "the last",
+    };
+    let skipped = match summary.skipped_steps {
+        0 => String::new(),
+        skipped => format!(", {skipped} of them without moving θ"),
+    };
+    format!(
+        "{}\n\
+         kept      step {} of {}{skipped}: {why}; adapter {}\n\
+         training  {} without evaluation\n\
+         adapter   {}\n\
+         backbone  {}\n\
+         journal   {}\n\
+         metrics   {}\n",
+        table(&rows),
+        summary.kept_step,
+        summary.steps,
+        summary.kept_adapter,
+        Clock(Duration::try_from_secs_f64(summary.training_seconds).unwrap_or_default()),
+        summary.adapter.display(),
+        summary.backbone.display(),
+        summary.journal.display(),
+        summary.metrics.display(),
+    )
+}

@@ -1,0 +1,348 @@
+//! The commands besides `train`: what they print, and what they write.
+
+mod common;
+
+use common::{ADAPTER, MODEL, Workspace, assert_error, content, json_of, stderr, stdout};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use tokenizers::Tokenizer;
+
+#[test]
+fn eval_prints_one_result_per_task() {
+    let workspace = Workspace::new();
+    fs::create_dir(workspace.path("data/movie-reviews")).unwrap();
+    let rows = "{\"text\": \"warm and wise\", \"label\": 1}\n{\"text\": \"cold and dull\", \"label\": 0}\n";
+    fs::write(workspace.path("data/movie-reviews/validation.jsonl"), rows).unwrap();
+    let command = format!("eval --model {MODEL} --task sst2 --task movie-reviews");
+    let result = json_of(&workspace.zofo(&format!("{command} --json --limit 5")).success());
+    let tasks = result["tasks"].as_array().unwrap();
+    assert_eq!((&tasks[0]["task"], &tasks[0]["examples"]), (&"sst2".into(), &5.into()));
+    assert_eq!((&tasks[1]["task"], &tasks[1]["examples"]), (&"movie-reviews".into(), &2.into()));
+    for task in tasks {
+        assert_eq!((&task["template"], &task["truncated"]), (&"prompt".into(), &0.into()));
+        assert!((0.0..=1.0).contains(&task["accuracy"].as_f64().unwrap()));
+        for number in ["loss", "seconds", "examples_per_second"] {
+            assert!(task[number].as_f64().unwrap() > 0.0, "{number}");
+        }
+        assert!(task["tokens"].as_u64().unwrap() > 10);
+    }
+    let text = stdout(&workspace.zofo(&command).success());
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(lines[0].starts_with("task ") && lines[1].starts_with("sst2 "), "{text}");
+}
+
+#[test]
+fn eval_depends_on_adapter_template_and_split_but_not_on_threads() {
+    let workspace = Workspace::new();
+    let loss = |more: &str| {
+        let result = json_of(&workspace.zofo(&format!("eval --model {MODEL} --task sst2 --json {more}")).success());
+        result["tasks"][0]["loss"].as_f64().unwrap()
+    };
+    let plain = loss("--threads 1");
+    assert_eq!(loss("--threads 2"), plain);
+    let others =
+        [loss(&format!("--adapter {ADAPTER}")), loss("--template none"), loss("--split train"), loss("--dtype bf16")];
+    assert!(others.iter().all(|other| *other != plain), "{plain} {others:?}");
+    // bf16 keeps eight bits of every weight.
+    assert!((others[3] - plain).abs() < 0.05, "{plain} {others:?}");
+}
+
+#[test]
+fn eval_says_what_was_cut() {
+    let workspace = Workspace::new();
+    let long = format!("{{\"sentence\": \"{}\", \"label\": 1}}\n", "a long film ".repeat(40));
+    fs::write(workspace.path("data/sst2/validation.jsonl"), long).unwrap();
+    let assert = workspace.zofo(&format!("eval --model {MODEL} --task sst2 --json")).success();
+    assert_eq!(json_of(&assert)["tasks"][0]["truncated"], 1);
+    assert!(
+        stderr(&assert).contains("sst2: 1 of 1 examples do not fit into the context of 128 tokens"),
+        "{}",
+        stderr(&assert)
+    );
+}
+
+#[test]
+fn eval_agrees_with_the_run_that_made_the_model() {
+    let workspace = Workspace::new();
+    let summary = json_of(&workspace.zofo("train config.toml --json --set run.keep=last").success());
+    let eval = |more: &str| {
+        let assert = workspace.zofo(&format!("eval --task sst2 --json {more}")).success();
+        json_of(&assert)["tasks"][0]["loss"].clone()
+    };
+    let scores = &summary["scores"];
+    assert_eq!(eval(&format!("--model {MODEL}")), scores[0]["loss"]);
+    assert_eq!(eval(&format!("--model {MODEL} --adapter run/adapter")), scores[1]["loss"]);
+    assert_eq!(eval("--model run/backbone --adapter run/adapter"), scores[2]["loss"]);
+}
+
+/// Greedy decoding as transformers does it: see the README of the golden cases.
+#[test]
+fn golden_greedy_generation() {
+    let workspace = Workspace::new();
+    let expected = fs::read_to_string(Path::new(MODEL).join("../expected.json")).unwrap();
+    let expected: Value = serde_json::from_str(&expected).unwrap();
+    let ids = |key: &str| -> Vec<u32> {
+        expected["greedy"][key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    let tokenizer = Tokenizer::from_file(Path::new(MODEL).join("tokenizer.json")).unwrap();
+    let (prompt_ids, new_ids) = (ids("prompt_ids"), ids("new_ids"));
+    let prompt = tokenizer.decode(&prompt_ids, false).unwrap();
+    assert_eq!(tokenizer.encode(prompt.as_str(), true).unwrap().get_ids(), prompt_ids, "the test needs these tokens");
+    let whole = tokenizer.decode(&[prompt_ids, new_ids.clone()].concat(), true).unwrap();
+    let text = whole.strip_prefix(&prompt).unwrap();
+
+    let tokens = new_ids.len().to_string();
+    let generate = ["generate", "--model", MODEL, "--prompt", &prompt, "--max-new-tokens", &tokens];
+    let assert = workspace.zofo_with(generate.into_iter().chain(["--json"])).success();
+    let report = json_of(&assert);
+    assert_eq!(report["text"], text);
+    assert_eq!((&report["new_tokens"], &report["stopped"]), (&new_ids.len().into(), &"max_new_tokens".into()));
+    let assert = workspace.zofo_with(generate).success();
+    assert_eq!(stdout(&assert), format!("{text}\n"));
+    assert!(stderr(&assert).contains("tokens/s"));
+}
+
+#[test]
+fn generation_stops_where_the_model_ends_the_text() {
+    let workspace = Workspace::new();
+    let model = workspace.copy_of_model();
+    let greedy = |model: &str| {
+        let command = ["generate", "--model", model, "--prompt", "The keeper", "--max-new-tokens", "8", "--json"];
+        json_of(&workspace.zofo_with(command).success())
+    };
+    assert_eq!(greedy(MODEL)["new_tokens"], 8);
+    // Every token ends a text.
+    let all: Vec<u32> = (0..280).collect();
+    let config = serde_json::json!({ "eos_token_id": all });
+    fs::write(model.join("generation_config.json"), config.to_string()).unwrap();
+    let report = greedy("model");
+    assert_eq!(
+        (&report["new_tokens"], &report["stopped"], &report["text"]),
+        (&0.into(), &"end_of_text".into(), &"".into())
+    );
+}
+
+#[test]
+fn samples_depend_on_the_seed_and_on_the_adapter() {
+    let workspace = Workspace::new();
+    let text = |more: &str| {
+        let command = format!("generate --model {MODEL} --prompt harbour --max-new-tokens 24 --json {more}");
+        json_of(&workspace.zofo(&command).success())["text"].clone()
+    };
+    let drawn = |seed: u32| text(&format!("--temperature 1 --seed {seed}"));
+    assert_eq!(drawn(1), drawn(1));
+    assert_ne!(drawn(1), drawn(2));
+    // A nucleus of next to nothing is the likeliest token.
+    assert_eq!(text("--temperature 1 --top-p 1e-9"), text(""));
+    assert_ne!(text(&format!("--adapter {ADAPTER}")), text(""));
+}
+
+#[test]
+fn a_prompt_comes_from_stdin_or_is_refused() {
+    let workspace = Workspace::new();
+    let command = format!("generate --model {MODEL} --max-new-tokens 6 --json --prompt");
+    let given = json_of(&workspace.zofo(&format!("{command} harbour")).success());
+    let from_stdin = |bytes: &[u8]| {
+        assert_cmd::Command::new(env!("CARGO_BIN_EXE_zofo"))
+            .args(command.split_whitespace())
+            .arg("-")
+            .write_stdin(bytes)
+            .assert()
+    };
+    let read = json_of(&from_stdin(b"harbour").success());
+    assert_eq!((&read["prompt"], &read["text"]), (&given["prompt"], &given["text"]));
+    assert_error(from_stdin(b"harb\xff"), 3, &["UTF-8", "offset 4"]);
+    assert_error(from_stdin(b""), 2, &["no tokens"]);
+    let long = "a b ".repeat(100);
+    assert_error(from_stdin(long.as_bytes()), 2, &["context is 128 tokens", "shorten the prompt"]);
+    let words = ["prompt has ", "--max-new-tokens"];
+    assert_error(workspace.zofo(&format!("generate --model {MODEL} --prompt x --max-new-tokens 200")), 2, &words);
+}
+
+#[test]
+fn replay_gives_the_bytes_of_the_run() {
+    for settings in ["", "--set model.dtype=bf16 --set outer.lr=1e-3", "--set outer.optimizer=adam"] {
+        let workspace = Workspace::new();
+        workspace.zofo(&format!("train config.toml --set run.keep=last {settings}")).success();
+        let replay = |more: &str| workspace.zofo(&format!("replay --base {MODEL} --journal run/journal.zofo {more}"));
+        let text = stdout(&replay("-o rebuilt").success());
+        assert_eq!(text, "rebuilt: 4 updates, up to step 4\n");
+        assert_eq!(content(&workspace.path("rebuilt")), content(&workspace.path("run/backbone")), "{settings}");
+
+        // A shorter replay takes its place.
+        let report = json_of(&replay("-o rebuilt --until 2 --json").success());
+        assert_eq!((&report["updates"], &report["last_step"]), (&2.into(), &2.into()));
+        let (half, whole) = (content(&workspace.path("rebuilt")), content(&workspace.path("run/backbone")));
+        assert_ne!(half["model.safetensors"], whole["model.safetensors"]);
+        let other = Workspace::new();
+        other.zofo(&format!("train config.toml --set run.keep=last --set run.max_steps=2 {settings}")).success();
+        assert_eq!(half, content(&other.path("run/backbone")), "{settings}");
+    }
+}
+
+#[test]
+fn replay_ignores_an_unfinished_record_and_says_so() {
+    let workspace = Workspace::new();
+    workspace.zofo("train config.toml").success();
+    let mut bytes = fs::read(workspace.path("run/journal.zofo")).unwrap();
+    bytes.truncate(bytes.len() - 12);
+    fs::write(workspace.path("cut.zofo"), bytes).unwrap();
+    let assert = workspace.zofo(&format!("replay --base {MODEL} --journal cut.zofo -o rebuilt")).success();
+    assert!(stdout(&assert).contains("3 updates, up to step 3"));
+    assert!(stderr(&assert).contains("the last 20 bytes are an unfinished record"), "{}", stderr(&assert));
+}
+
+#[test]
+fn replay_replaces_nothing_but_models_and_never_the_base() {
+    let workspace = Workspace::new();
+    workspace.zofo("train config.toml").success();
+    let model = workspace.copy_of_model();
+    let before = content(&model);
+    let replay = |output: &str| workspace.zofo(&format!("replay --base model --journal run/journal.zofo -o {output}"));
+    assert_error(replay("data/../model"), 2, &["is the base model", "choose another"]);
+    assert_eq!(content(&model), before);
+    assert_error(replay("data"), 2, &["data", "\"sst2\"", "choose another folder"]);
+    assert!(workspace.path("data/sst2/train.jsonl").exists());
+}
+
+#[test]
+fn journal_tells_what_is_in_it() {
+    let workspace = Workspace::new();
+    workspace.zofo("train config.toml --set run.lr_schedule=linear").success();
+    let report = json_of(&workspace.zofo("journal run/journal.zofo --json").success());
+    assert_eq!((&report["storage"], &report["optimizer"]["name"]), (&"f32".into(), &"rms".into()));
+    assert_eq!((&report["records"], &report["weights"]), (&4.into(), &34_528.into()));
+    let updates = &report["updates"];
+    assert_eq!((&updates["first_step"], &updates["last_step"]), (&1.into(), &4.into()));
+    // A quarter of outer.lr = 1e-4 is left for the last of four steps.
+    assert!((updates["last_learning_rate"].as_f64().unwrap() - 2.5e-5).abs() < 1e-11, "{updates}");
+    let slope =
+        workspace.events("run").iter().rfind(|event| event["event"] == "step").unwrap()["slope"].as_f64().unwrap();
+    assert_eq!(updates["last_slope"].as_f64().unwrap() as f32, slope as f32);
+    let text = stdout(&workspace.zofo("journal run/journal.zofo").success());
+    assert!(text.contains("optimizer   rms, decay 0.99") && text.contains("updates     4, 128 bytes"), "{text}");
+}
+
+#[test]
+fn tasks_are_listed_and_shown() {
+    let workspace = Workspace::new();
+    let list = stdout(&workspace.zofo("tasks").success());
+    let names: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["copa", "movie-reviews", "sst2"]);
+    assert_eq!(json_of(&workspace.zofo("tasks --json").success())["tasks"][2]["task"], "sst2");
+
+    let text = stdout(&workspace.zofo("tasks show copa").success());
+    assert!(text.contains("question (string, one of cause, effect)"), "{text}");
+
+    let command = format!("tasks show sst2 --data data --model {MODEL}");
+    let text = stdout(&workspace.zofo(&command).success());
+    assert!(text.contains("prompt \"a dull and dull film , number 0 . It was\""), "{text}");
+    let report = json_of(&workspace.zofo(&format!("{command} --json")).success());
+    let examples = report["examples"].as_array().unwrap();
+    assert_eq!(examples.len(), 3);
+    for example in examples {
+        for candidate in example["candidates"].as_array().unwrap() {
+            let joined = |part: &str| -> String {
+                candidate["tokens"][part].as_array().unwrap().iter().map(|token| token.as_str().unwrap()).collect()
+            };
+            // The tokenizer writes a blank as Ġ.
+            assert_eq!(joined("context").replace('Ġ', " "), example["prompt"].as_str().unwrap());
+            let whole = joined("context") + &joined("scored");
+            assert_eq!(whole.replace('Ġ', " "), candidate["text"].as_str().unwrap());
+        }
+    }
+    workspace.zofo(&format!("tasks show sst2 --model {MODEL}")).code(2);
+}
+
+#[test]
+fn a_task_of_ones_own() {
+    let workspace = Workspace::new();
+    let task = r#"
+        name = "mood"
+        description = "Is it good?"
+        metric = "accuracy"
+        [fields]
+        text = { type = "string" }
+        [label]
+        field = "gold"
+        [template.none]
+        prompt = "{{ text }}"
+        candidates = [" bad", " so-so", " good"]
+    "#;
+    fs::write(workspace.path("mood.toml"), task).unwrap();
+    fs::create_dir(workspace.path("data/mood")).unwrap();
+    fs::write(workspace.path("data/mood/validation.jsonl"), "{\"text\": \"a film\", \"gold\": 2}\n").unwrap();
+    let eval = format!("eval --model {MODEL} --task mood.toml --json");
+    let result = json_of(&workspace.zofo(&format!("{eval} --template none")).success());
+    assert_eq!(result["tasks"][0]["task"], "mood");
+    assert_error(workspace.zofo(&eval), 2, &["\"mood\" has no template \"prompt\"", "it has: none"]);
+}
+
+#[test]
+fn a_tilde_is_the_home_folder() {
+    let workspace = Workspace::new();
+    workspace.copy_of_model();
+    let home = workspace.path("");
+    let eval = |home: Option<&Path>| {
+        let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_zofo"));
+        command.args(["eval", "--model", "~/model", "--data", "~/data", "--task", "sst2"]);
+        match home {
+            Some(home) => command.env("HOME", home),
+            None => command.env_remove("HOME"),
+        }
+        .assert()
+    };
+    eval(Some(&home)).success();
+    let refused = eval(None).code(2);
+    assert!(stderr(&refused).contains("HOME is not set"), "{}", stderr(&refused));
+}
+
+#[test]
+fn version_and_help() {
+    let workspace = Workspace::new();
+    assert_eq!(stdout(&workspace.zofo("--version").success()), concat!("zofo ", env!("CARGO_PKG_VERSION"), "\n"));
+    for command in ["train", "plan", "eval", "generate", "replay", "journal", "tasks"] {
+        let help = stdout(&workspace.zofo(&format!("{command} --help")).success());
+        assert!(help.contains("Example"), "{help}");
+    }
+}
+
+#[test]
+fn a_reader_who_leaves_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_zofo"))
+        .args(["generate", "--model", MODEL, "--prompt", "harbour", "--max-new-tokens", "100"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_behind_stdout_is_named() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_zofo")).arg("tasks").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.starts_with("error: cannot write to standard output\n  caused by: No space left"), "{text}");
+}
+
+#[test]
+fn logging_is_set_by_the_environment() {
+    let with = |value: &str| {
+        assert_cmd::Command::new(env!("CARGO_BIN_EXE_zofo"))
+            .args(["generate", "--model", MODEL, "--prompt", "x", "--max-new-tokens", "1", "--threads", "1"])
+            .env("ZOFO_LOG", value)
+            .assert()
+    };
+    let assert = with("debug").success();
+    assert!(stderr(&assert).contains("thread pool started threads=1"), "{}", stderr(&assert));
+    assert_error(with("zofo=loud"), 2, &["ZOFO_LOG=zofo=loud"]);
+}

@@ -1,0 +1,154 @@
+//! `zofo train` and `zofo plan` from start to end.
+
+mod common;
+
+use common::{MODEL, Workspace, assert_error, content, json_of, stderr, stdout};
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn a_run_leaves_what_its_summary_names() {
+    let workspace = Workspace::new();
+    let assert = workspace.zofo("train config.toml --json --set run.keep=last").success();
+
+    let summary = json_of(&assert);
+    let names: Vec<&str> = summary["scores"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["untouched model", "(θ₀, p)", "(θ, p)", "(θ, s)"]);
+    for score in summary["scores"].as_array().unwrap() {
+        assert_eq!(score["examples"], 12);
+        let accuracy = score["accuracy"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&accuracy) && score["loss"].as_f64().unwrap() > 0.0, "{score}");
+    }
+    // Every combination is another model, so no two have one loss.
+    let losses: Vec<f64> =
+        summary["scores"].as_array().unwrap().iter().map(|score| score["loss"].as_f64().unwrap()).collect();
+    for (index, loss) in losses.iter().enumerate() {
+        assert!(!losses[..index].contains(loss), "{losses:?}");
+    }
+    assert_eq!((&summary["steps"], &summary["kept_step"]), (&4.into(), &4.into()));
+
+    let place = |key: &str| workspace.path(summary[key].as_str().unwrap());
+    assert!(content(&place("adapter")).contains_key("adapter_config.json"));
+    assert!(content(&place("adapter")).contains_key("adapter_model.safetensors"));
+    let backbone = content(&place("backbone"));
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        assert!(backbone.contains_key(name), "{name}");
+    }
+    assert_ne!(backbone["model.safetensors"], fs::read(Path::new(MODEL).join("model.safetensors")).unwrap());
+    assert!(place("journal").is_file() && place("metrics").is_file());
+    let stored: serde_json::Value =
+        serde_json::from_slice(&fs::read(workspace.path("run/summary.json")).unwrap()).unwrap();
+    assert_eq!(stored, summary);
+
+    let events = workspace.events("run");
+    let count = |name: &str| events.iter().filter(|event| event["event"] == name).count();
+    assert_eq!([count("warm_start"), count("step"), count("evaluation"), count("summary")], [2, 4, 3, 1]);
+    let step = events.iter().find(|event| event["event"] == "step").unwrap();
+    let gap = step["b"].as_f64().unwrap() - step["c"].as_f64().unwrap();
+    assert_eq!(step["gap"].as_f64().unwrap(), gap);
+
+    let progress = stderr(&assert);
+    for words in ["weights, stored as f32", "bilevel: T = 2", "step 1  ", "b−c ", "validation after step 4: p "] {
+        assert!(progress.contains(words), "expected \"{words}\" in\n{progress}");
+    }
+}
+
+#[test]
+fn the_summary_for_people_is_a_table_and_places() {
+    let workspace = Workspace::new();
+    let text = stdout(&workspace.zofo("train config.toml").success());
+    for words in ["accuracy", "untouched model  ", "(θ₀, p)", "(θ, p)", "(θ, s)", "run/adapter\n", "run/backbone\n"]
+    {
+        assert!(text.contains(words), "expected \"{words}\" in\n{text}");
+    }
+    assert!(text.contains(" of 4: the best on the validation part; adapter p\n"), "{text}");
+}
+
+#[test]
+fn the_resolved_configuration_describes_the_run_and_can_be_used_again() {
+    let workspace = Workspace::new();
+    workspace.zofo("train config.toml --set outer.lr=3e-5").success();
+    let text = fs::read_to_string(workspace.path("run/config.toml")).unwrap();
+    assert!(text.contains("lr = 0.00003") && text.contains("penalty = 10000.0"), "{text}");
+    workspace.zofo("train run/config.toml --set run.output=again").success();
+    assert_eq!(content(&workspace.path("run/backbone")), content(&workspace.path("again/backbone")));
+}
+
+#[test]
+fn threads_do_not_change_a_byte() {
+    let [one, two] = ["1", "2"].map(|threads| {
+        let workspace = Workspace::new();
+        workspace.zofo(&format!("train config.toml --threads {threads}")).success();
+        workspace.results()
+    });
+    one.assert_equal(&two, "1 and 2 threads");
+}
+
+#[test]
+fn the_seed_changes_the_run() {
+    let [one, two] = ["1", "2"].map(|seed| {
+        let workspace = Workspace::new();
+        workspace.zofo(&format!("train config.toml --set run.seed={seed} --set run.keep=last")).success();
+        content(&workspace.path("run/backbone"))
+    });
+    assert_ne!(one["model.safetensors"], two["model.safetensors"]);
+}
+
+#[test]
+fn a_finished_run_stays_as_it_is() {
+    let workspace = Workspace::new();
+    workspace.zofo("train config.toml").success();
+    let results = workspace.results();
+    let files = content(&workspace.path("run"));
+    let assert = workspace.zofo("train --resume run").success().stdout("");
+    assert!(stderr(&assert).contains("the run in run is finished"), "{}", stderr(&assert));
+    workspace.results().assert_equal(&results, "a finished run was resumed");
+    assert_eq!(content(&workspace.path("run")), files);
+}
+
+#[test]
+fn a_folder_with_something_in_it_is_not_written_to() {
+    let workspace = Workspace::new();
+    workspace.zofo("train config.toml").success();
+    let results = workspace.results();
+    assert_error(workspace.zofo("train config.toml"), 2, &["`run`", "holds another run", "--resume"]);
+    workspace.results().assert_equal(&results, "a second run was refused");
+
+    fs::create_dir(workspace.path("thesis")).unwrap();
+    fs::write(workspace.path("thesis/thesis.tex"), "text").unwrap();
+    assert_error(workspace.zofo("train config.toml --set run.output=thesis"), 2, &["`thesis` is not empty"]);
+    assert_eq!(content(&workspace.path("thesis")).len(), 1);
+}
+
+#[test]
+fn only_the_folder_of_a_run_is_resumed() {
+    let workspace = Workspace::new();
+    assert_error(workspace.zofo("train --resume data"), 2, &["`data` holds no run", "config.toml"]);
+    workspace.zofo("train --resume run --set run.seed=1").code(2);
+    workspace.zofo("train config.toml --resume run").code(2);
+    workspace.zofo("train").code(2);
+}
+
+#[test]
+fn losses_that_are_not_numbers_end_the_run_with_advice() {
+    let workspace = Workspace::new();
+    let words = ["F(θ,s;B) of an inner step is NaN", "hint: ", "inner.lr"];
+    assert_error(workspace.zofo("train config.toml --set inner.lr=1e38"), 4, &words);
+    assert!(!workspace.path("run/backbone").exists());
+}
+
+#[test]
+fn a_plan_is_shown_and_nothing_is_written() {
+    let workspace = Workspace::new();
+    let plan = json_of(&workspace.zofo("plan config.toml --json --set outer.adapter_optimizer=adam").success());
+    // T inner passes; a and b for p; a, b and c at both signs.
+    assert_eq!((&plan["forward_passes"], &plan["backward_passes"]), (&10.into(), &4.into()));
+    assert_eq!(plan["backbone_parameters"], 34_528);
+    // Rank 2 on q [32, 32] and v [16, 32] of three blocks.
+    assert_eq!(plan["adapter_parameters"], 3 * 2 * ((32 + 32) + (16 + 32)));
+    assert_eq!(plan["examples"], serde_json::json!([13, 27, 12, 12]));
+    assert!(plan["seconds_per_step"].as_f64().unwrap() > 0.0);
+    let text = stdout(&workspace.zofo("plan config.toml").success());
+    assert!(text.contains("per step    10 forward and 4 backward passes"), "{text}");
+    assert!(!workspace.path("run").exists());
+}

@@ -1,0 +1,336 @@
+//! Properties that hold for any weights and tokens: evaluation writes nothing, rows do not see each other, both signs at
+//! once are the two alone, gradients are slopes, replay and threads change no bit.
+
+mod random_model;
+
+use burn::tensor::Tensor;
+use proptest::prelude::*;
+use random_model::RandomModel;
+use zofo::eval::{Generation, Sampling, evaluate, generate};
+use zofo::hf::WeightDtype;
+use zofo::model::{Batch, KeyValueCache, Part};
+use zofo::peft::{Adapter, AdapterOptimizer};
+use zofo::run::config::Optimizer;
+use zofo::task::{EncodedCandidate, EncodedExample, SplitMix64};
+use zofo::train::bilevel::{Batches, Bilevel, LearningRates};
+use zofo::train::loss::{loss, loss_gradients, losses};
+use zofo::zo::journal::Record;
+use zofo::zo::optimizer::{BackboneOptimizer, Step};
+use zofo::zo::update::BackboneUpdater;
+use zofo::zo::{BackboneDirection, Perturbation};
+
+const DTYPES: [WeightDtype; 2] = [WeightDtype::F32, WeightDtype::Bf16];
+
+/// What rounding does to a negative log-likelihood or a logit when sums are taken in another order.
+const ROUNDING: f32 = 1e-5;
+
+#[test]
+fn evaluation_never_writes_the_backbone() {
+    let model = RandomModel::new();
+    for dtype in DTYPES {
+        let backbone = model.load(dtype);
+        let adapter = model.adapter(1);
+        let before = backbone.hashes();
+        let batch = rows_of(&[vec![5, 6, 7, 8], vec![9, 10]]);
+        let part = [Part { batch: &batch, adapter: Some(&adapter) }, Part { batch: &batch, adapter: None }];
+        let direction = BackboneDirection::Seeded(3);
+        for _ in 0..3 {
+            losses(&backbone, &part, &Perturbation::None);
+            losses(&backbone, &part, &Perturbation::One { direction: direction.clone(), scale: 0.1 });
+            losses(&backbone, &part, &Perturbation::Pair { direction: direction.clone(), eps: 0.1 });
+            backbone.token_nll(&part, &Perturbation::Pair { direction: direction.clone(), eps: 0.1 });
+            backbone.logits(&batch, Some(&adapter));
+            loss_gradients(&backbone, &adapter, &[(1.0, &batch), (1e4, &batch)]);
+            evaluate(&backbone, Some(&adapter), &[example(&[1, 2, 3], &[&[4], &[5, 6]])], |_| ());
+            let request = Generation { prompt: &[1, 2], max_new_tokens: 4, stop: &[], sampling: Sampling::Greedy };
+            generate(&backbone, Some(&adapter), &request, |_| true);
+        }
+        assert!(backbone.hashes() == before);
+    }
+}
+
+#[test]
+fn updates_stay_in_memory() {
+    let model = RandomModel::new();
+    let file = std::fs::read(model.weights()).unwrap();
+    for dtype in DTYPES {
+        let mut backbone = model.load(dtype);
+        let before = backbone.hashes();
+        backbone.descend(&BackboneDirection::Seeded(1), 1e-2);
+        let after = backbone.hashes();
+        assert!(before.iter().zip(&after).all(|(before, after)| before != after), "a weight did not move");
+    }
+    assert!(file == std::fs::read(model.weights()).unwrap());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rows_do_not_see_each_other(rows in rows(2..6, 2..40), seed: u64) {
+        let model = RandomModel::new();
+        let backbone = model.load(WeightDtype::F32);
+        let adapter = model.adapter(1);
+        let view = Perturbation::Pair { direction: BackboneDirection::Seeded(seed), eps: 1e-3 };
+        let nll = |batch: &Batch| {
+            let nll = values(backbone.token_nll(&[Part { batch, adapter: Some(&adapter) }], &view));
+            let (plus, minus) = nll.split_at(nll.len() / 2);
+            [plus.to_vec(), minus.to_vec()]
+        };
+        let together = nll(&rows_of(&rows));
+        let alone: Vec<_> = rows.iter().map(|row| nll(&rows_of(std::slice::from_ref(row)))).collect();
+        for sign in [0, 1] {
+            let alone = alone.iter().flat_map(|both| both[sign].clone()).collect::<Vec<f32>>();
+            assert_close(&together[sign], &alone, ROUNDING);
+        }
+    }
+
+    #[test]
+    fn parts_see_their_own_adapters(rows in rows(2..6, 2..40)) {
+        let model = RandomModel::new();
+        let backbone = model.load(WeightDtype::F32);
+        let adapters = [Some(model.adapter(1)), None, Some(model.adapter(2))];
+        let batch = rows_of(&rows);
+        let parts = adapters.each_ref().map(|adapter| Part { batch: &batch, adapter: adapter.as_ref() });
+        let together = values(backbone.token_nll(&parts, &Perturbation::None));
+        let alone = parts.map(|part| values(backbone.token_nll(&[part], &Perturbation::None)));
+        assert_close(&together, &alone.concat(), ROUNDING);
+        assert!(alone[0] != alone[1] && alone[1] != alone[2] && alone[0] != alone[2]);
+    }
+
+    #[test]
+    fn candidates_that_share_a_prompt_score_as_whole_rows(
+        prompt in row(1..30),
+        answers in prop::collection::vec(row(1..6), 2..5),
+    ) {
+        let model = RandomModel::new();
+        let backbone = model.load(WeightDtype::F32);
+        let adapter = model.adapter(1);
+        let answers: Vec<&[u32]> = answers.iter().map(Vec::as_slice).collect();
+        let examples = [example(&prompt, &answers), example(&[7, 8, 9], &[&[1], &[2]])];
+        let scored = evaluate(&backbone, Some(&adapter), &examples, |_| ());
+        for (example, scored) in examples.iter().zip(scored.examples) {
+            for (candidate, logprobs) in example.candidates.iter().zip(scored.token_logprobs) {
+                let batch = Batch::answers([candidate]);
+                let part = [Part { batch: &batch, adapter: Some(&adapter) }];
+                let whole = values(backbone.token_nll(&part, &Perturbation::None));
+                let whole: Vec<f32> = whole.iter().map(|x| -x).collect();
+                assert_close(&logprobs, &whole, ROUNDING);
+            }
+        }
+    }
+
+    #[test]
+    fn both_signs_at_once_are_the_two_alone(rows in rows(1..5, 2..30), seed: u64) {
+        let model = RandomModel::new();
+        let adapter = model.adapter(1);
+        let batch = rows_of(&rows);
+        let parts = [Part { batch: &batch, adapter: Some(&adapter) }, Part { batch: &batch, adapter: None }];
+        let direction = BackboneDirection::Seeded(seed);
+        let eps = 1e-3;
+        for dtype in DTYPES {
+            let backbone = model.load(dtype);
+            let nll = |view: &Perturbation| bits(&values(backbone.token_nll(&parts, view)));
+            let both = nll(&Perturbation::Pair { direction: direction.clone(), eps });
+            let one = |scale| nll(&Perturbation::One { direction: direction.clone(), scale });
+            assert!(both == [one(eps), one(-eps)].concat(), "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn a_cache_gives_what_the_whole_row_gives(row in row(2..30), split in 1usize..29) {
+        let model = RandomModel::new();
+        let backbone = model.load(WeightDtype::F32);
+        let adapter = model.adapter(1);
+        let split = split.min(row.len() - 1);
+        let whole = values(backbone.logits(&rows_of(std::slice::from_ref(&row)), Some(&adapter)));
+        let (mut cache, vocabulary) = (KeyValueCache::default(), backbone.config().vocabulary);
+        let mut expect = |ids: &[u32], position: usize| {
+            let logits = values(backbone.next_logits(ids, Some(&adapter), &mut cache));
+            assert_close(&logits, &whole[position * vocabulary..(position + 1) * vocabulary], ROUNDING);
+        };
+        expect(&row[..split], split - 1);
+        for position in split..row.len() {
+            expect(&row[position..=position], position);
+        }
+    }
+}
+
+/// The derivative along a direction, from gradients and from differences. Along the gradient it is largest, so that
+/// rounding matters least; along random directions, elements that are small there count too.
+#[test]
+fn gradients_are_slopes_of_the_loss() {
+    let model = RandomModel::new();
+    let backbone = model.load(WeightDtype::F32);
+    let adapter = model.adapter(1);
+    let batches = [rows_of(&[(1..24).collect(), vec![3, 4, 5]]), rows_of(&[(50..70).collect()])];
+    let terms = [(1.0, &batches[0]), (3.0, &batches[1])];
+    let (_, gradients) = loss_gradients(&backbone, &adapter, &terms);
+    let objective =
+        |adapter: &Adapter| -> f64 { terms.iter().map(|(w, batch)| w * loss(&backbone, adapter, batch)).sum() };
+
+    let norm = dot(&gradients, &gradients).sqrt();
+    let mut directions = vec![gradients.clone()];
+    directions.extend((0..4).map(|seed| model.noise_like(&adapter, seed)));
+    for direction in directions {
+        let length = dot(&direction, &direction).sqrt();
+        let exact = dot(&gradients, &direction) / length;
+        let step = 1e-2 / length;
+        let moved = |sign: f64| {
+            let pairs = adapter.tensors().into_iter().zip(&direction);
+            adapter.with_tensors(pairs.map(|((_, q), d)| q + d.clone() * (sign * step)).collect())
+        };
+        let slope = (objective(&moved(1.0)) - objective(&moved(-1.0))) / 2e-2;
+        // Curvature grows with the slope, rounding does not.
+        let tolerance = 2e-4 * exact.abs() + 2e-5 * norm;
+        assert!((slope - exact).abs() < tolerance, "{slope} for {exact}, where the gradient's length is {norm}");
+    }
+}
+
+#[test]
+fn replay_gives_the_same_bits() {
+    let model = RandomModel::new();
+    for dtype in DTYPES {
+        for kind in BackboneOptimizer::ALL {
+            let mut backbone = model.load(dtype);
+            let mut updater = BackboneUpdater::new(kind);
+            let mut records = Vec::new();
+            for (step, slope) in (1..).zip([0.3, -1.7, 12.5, 0.01]) {
+                let seed = SplitMix64::keyed(9, "direction", step).next_u64();
+                let direction = BackboneDirection::Seeded(seed);
+                let done = updater.step(&mut backbone, &direction, slope, 1e-4).unwrap();
+                let Step::Apply { coefficient } = done else { panic!("step {step} was skipped") };
+                records.push(Record { step, seed, slope: slope as f32, learning_rate: 1e-4, coefficient });
+            }
+            let mut again = model.load(dtype);
+            assert!(again.hashes() != backbone.hashes(), "θ did not move");
+            let mut updater = BackboneUpdater::new(kind);
+            for record in &records {
+                updater.replay(&mut again, record);
+            }
+            assert!(again.hashes() == backbone.hashes(), "{kind:?}, {dtype:?}");
+        }
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let model = RandomModel::new();
+    for dtype in DTYPES {
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| everything(&model, dtype))
+        };
+        let one = on(1);
+        for threads in [2, 5] {
+            assert!(on(threads) == one, "{threads} threads, {dtype:?}");
+        }
+    }
+}
+
+/// The bits of all that is computed: losses, logits, gradients, scores, and what two outer steps make of θ, p and s.
+fn everything(model: &RandomModel, dtype: WeightDtype) -> (Vec<u32>, Vec<u64>, Vec<[u8; 32]>) {
+    let backbone = model.load(dtype);
+    let [adapter, shadow] = [1, 2].map(|seed| model.adapter(seed));
+    let batch = rows_of(&[(1..40).collect(), vec![3, 4, 5], (90..160).collect()]);
+    let parts = [Part { batch: &batch, adapter: Some(&adapter) }, Part { batch: &batch, adapter: Some(&shadow) }];
+    let view = Perturbation::Pair { direction: BackboneDirection::Seeded(4), eps: 1e-3 };
+    let mut real = losses(&backbone, &parts, &view).concat();
+    let mut single = bits(&values(backbone.logits(&batch, Some(&adapter))));
+    let (loss, gradients) = loss_gradients(&backbone, &adapter, &[(1.0, &batch), (1e4, &batch)]);
+    real.extend(loss);
+    single.extend(gradients.into_iter().flat_map(|gradient| bits(&values(gradient))));
+    let examples = [example(&[1, 2, 3], &[&[4], &[5, 6]]), example(&[7, 8], &[&[4, 4], &[5, 6]])];
+    let evaluation = evaluate(&backbone, Some(&adapter), &examples, |_| ());
+    real.extend(evaluation.examples.into_iter().flat_map(|scored| scored.scores));
+
+    let mut method = Bilevel {
+        backbone,
+        adapter,
+        shadow,
+        adapter_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
+        shadow_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
+        backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
+        penalty: 1e4,
+        inner_steps: 2,
+        eps: 1e-3,
+    };
+    let rates = LearningRates { shadow: 1e-3, adapter: 1e-3, backbone: 1e-4 };
+    for seed in [11, 12] {
+        let report = method.step(BackboneDirection::Seeded(seed), &mut RandomBatches(seed), rates).unwrap();
+        real.extend([report.a, report.b, report.c, report.estimate.slope]);
+    }
+    for block in [&method.adapter, &method.shadow] {
+        single.extend(block.tensors().into_iter().flat_map(|(_, tensor)| bits(&values(tensor))));
+    }
+    let real = real.into_iter().map(f64::to_bits).collect();
+    (single, real, method.backbone.hashes())
+}
+
+/// Three rows of random tokens each time, from a seed.
+struct RandomBatches(u64);
+
+impl RandomBatches {
+    fn draw(&mut self) -> Batch {
+        self.0 += 1;
+        let mut random = SplitMix64::keyed(self.0, "batch", 0);
+        let mut row = |len: usize| (0..len).map(|_| random.next_u64() as u32 % RandomModel::VOCABULARY).collect();
+        rows_of(&[row(7), row(25), row(12)])
+    }
+}
+
+impl Batches for RandomBatches {
+    fn inner(&mut self) -> Batch {
+        self.draw()
+    }
+
+    fn outer(&mut self) -> Batch {
+        self.draw()
+    }
+
+    fn penalty(&mut self) -> Batch {
+        self.draw()
+    }
+}
+
+/// Rows that count in every token but the first.
+fn rows_of(rows: &[Vec<u32>]) -> Batch {
+    let labels: Vec<Vec<Option<u32>>> = rows.iter().map(|row| row.iter().copied().map(Some).collect()).collect();
+    Batch::labelled(rows.iter().zip(&labels).map(|(row, labels)| (row.as_slice(), labels.as_slice())))
+}
+
+fn example(prompt: &[u32], answers: &[&[u32]]) -> EncodedExample {
+    let candidate = |answer: &&[u32]| EncodedCandidate { ids: [prompt, answer].concat(), answer_len: answer.len() };
+    EncodedExample { candidates: answers.iter().map(candidate).collect(), gold: 0, line: 1 }
+}
+
+fn row(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u32>> {
+    prop::collection::vec(0..RandomModel::VOCABULARY, len)
+}
+
+fn rows(count: std::ops::Range<usize>, len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Vec<u32>>> {
+    prop::collection::vec(row(len), count)
+}
+
+fn values(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn dot(left: &[Tensor<2>], right: &[Tensor<2>]) -> f64 {
+    let products = left.iter().zip(right).flat_map(|(left, right)| {
+        let pairs = values(left.clone()).into_iter().zip(values(right.clone()));
+        pairs.map(|(left, right)| f64::from(left) * f64::from(right)).collect::<Vec<f64>>()
+    });
+    products.sum()
+}
+
+fn assert_close(actual: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(actual.len(), expected.len());
+    for (index, (actual, expected)) in actual.iter().zip(expected).enumerate() {
+        assert!((actual - expected).abs() <= tolerance, "value {index} is {actual}, expected {expected}");
+    }
+}
