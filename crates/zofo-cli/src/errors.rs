@@ -127,6 +127,7 @@ fn exit_code(error: &Error) -> u8 {
             RunError::Task(error) => task_exit_code(error),
             // An output folder in which something else lies.
             RunError::Hf(HfError::File(_)) if reason == Some(ErrorKind::AlreadyExists) => USAGE,
+            RunError::Hf(HfError::File(file)) if !matches!(file.operation(), "read" | "open" | "map") => OTHER,
             RunError::Hf(_) | RunError::ForeignJournal(_) | RunError::Checkpoint { .. } => INPUT,
             RunError::Journal(JournalError::Io { action, .. }) if *action != "read" => OTHER,
             RunError::Journal(JournalError::Exists { .. }) => USAGE,

@@ -1,5 +1,7 @@
 //! GFLOP/s of the products with a weight, by shape: `cargo bench -p zofo-kernels --bench project`.
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use burn::tensor::TensorData;
 use burn_flex::{Flex, FlexTensor};
 use std::time::Instant;

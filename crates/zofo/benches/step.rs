@@ -3,6 +3,8 @@
 //! Needs `ZOFO_SMOLLM2_GGUF` (a model) and `ZOFO_DATA_DIR` (a folder with `sst2/train.jsonl`). The batches are rows 1–8, 9–16, …
 //! of the training file with their right answers; the first warms up, the mean of the next seven is printed.
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use burn::tensor::Device;
 use std::collections::VecDeque;
 use std::path::PathBuf;

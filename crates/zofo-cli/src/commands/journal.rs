@@ -6,7 +6,8 @@ use crate::output::{print, print_json};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
-use zofo::zo::journal::{FORMAT_VERSION, Journal, OptimizerRecord, RECORD_BYTES, Record, StorageFormat};
+use zofo::hf::WeightDtype;
+use zofo::zo::journal::{FORMAT_VERSION, Journal, OptimizerRecord, RECORD_BYTES, Record};
 
 /// Arguments of `zofo journal`.
 #[derive(Debug, Args)]
@@ -25,7 +26,7 @@ pub struct Arguments {
 struct Report<'a> {
     format_version: u32,
     direction_scheme: u32,
-    storage: StorageFormat,
+    storage: WeightDtype,
     optimizer: &'a OptimizerRecord,
     /// Tensors of the base model.
     tensors: usize,
@@ -93,10 +94,7 @@ impl Updates {
 
 impl Report<'_> {
     fn describe(&self) -> String {
-        let storage = match self.storage {
-            StorageFormat::F32 => "f32",
-            StorageFormat::Bf16 => "bf16",
-        };
+        let storage = self.storage;
         let constants =
             self.optimizer.constants.iter().map(|constant| format!(", {} {}", constant.name, constant.value));
         let mut lines = vec![

@@ -2,13 +2,13 @@
 //!
 //! A register block computes the products of a few rows of x with a few rows of W, with vectors along the depth. A weight that
 //! needs no change is read where it is; a perturbed or bf16 one is formed once per unit of work in a buffer of the thread.
-//! Compared with packing this pays as long as the batch is not much longer than the weight is deep, which is where
-//! fine-tuning lives.
+//! That makes it faster than packing, most so where it matters here: with few rows per weight.
 //!
 //! The work is cut into units by the shape alone, and every dot product runs over the whole depth in one fixed order, so
 //! results do not depend on the number of threads.
 
-use super::gemm::{Columns, Isa};
+use super::columns::SharedColumns;
+use super::isa::Isa;
 use super::weight::WeightMatrix;
 use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
@@ -28,7 +28,7 @@ pub(super) fn product(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     let isa = Isa::best();
     let block_rows = (BLOCK_BYTES / (4 * depth)).max(16).next_multiple_of(12);
     let mut y = vec![0.0f32; rows * width];
-    let out = Columns(y.as_mut_ptr());
+    let out = SharedColumns::new(&mut y, width);
     (0..width.div_ceil(UNIT)).into_par_iter().for_each_init(<[Vec<f32>; 2]>::default, |buffers, unit| {
         let columns = unit * UNIT..((unit + 1) * UNIT).min(width);
         let weights = unit_rows(weight, columns.clone(), buffers);
@@ -40,7 +40,6 @@ pub(super) fn product(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
                     weights,
                     depth,
                     out: &out,
-                    stride: width,
                     rows: block,
                     columns: columns.clone(),
                 };
@@ -74,8 +73,7 @@ struct Tile<'a> {
     x: &'a [f32],
     weights: &'a [f32],
     depth: usize,
-    out: &'a Columns,
-    stride: usize,
+    out: &'a SharedColumns<'a>,
     /// Rows of the result.
     rows: Range<usize>,
     /// Columns of the result.
@@ -114,11 +112,10 @@ impl Tile<'_> {
                 let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[row(i + r, x_rows)]);
                 let products = products(x, w);
                 for (r, products) in products.iter().enumerate().take(x_rows - i) {
-                    for (c, product) in products.iter().enumerate().take(w_rows - j) {
-                        let at = (self.rows.start + i + r) * self.stride + self.columns.start + j + c;
-                        // SAFETY: row and column lie within the result, and no other unit of work writes this column.
-                        unsafe { *self.out.0.add(at) = *product };
-                    }
+                    let width = C.min(w_rows - j);
+                    // SAFETY: the columns belong to this unit of work alone, and this slice is dropped before the next.
+                    let out = unsafe { self.out.row_part(self.rows.start + i + r, self.columns.start + j, width) };
+                    out.copy_from_slice(&products[..width]);
                 }
             }
         }

@@ -4,8 +4,10 @@
 //! the same bits with any number of threads.
 
 mod attention;
+mod columns;
 mod dots;
 mod gemm;
+mod isa;
 mod nll;
 mod simd;
 mod weight;
@@ -63,14 +65,14 @@ impl DecoderOps for Flex {
     fn project(x: FlexTensor, weight: FlexTensor, view: WeightView) -> FlexTensor {
         let x = Activations::new(x);
         let weight = WeightMatrix::new(&weight, &view);
-        let y = gemm::times_transposed(x.values(), &weight);
+        let y = dots::product(x.values(), &weight);
         matrix(y, [x.shape()[0], weight.rows])
     }
 
     fn project_backward(grad: FlexTensor, weight: FlexTensor, view: WeightView) -> FlexTensor {
         let grad = Activations::new(grad);
         let weight = WeightMatrix::new(&weight, &view);
-        let dx = gemm::times_plain(grad.values(), &weight);
+        let dx = gemm::product(grad.values(), &weight);
         matrix(dx, [grad.shape()[0], weight.columns])
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Logits exist for a few labelled positions at a time, never for a whole batch.
 
+use super::dots;
 use super::gemm;
 use super::simd;
 use super::weight::WeightMatrix;
@@ -39,7 +40,7 @@ impl Labels<'_> {
         let mut out = vec![0.0f32; share * signs];
         for chunk in self.chunks() {
             let hidden = self.rows(self.hidden, weight.columns, chunk.clone(), signs);
-            let logits = gemm::times_transposed(&hidden, weight);
+            let logits = dots::product(&hidden, weight);
             let nll: Vec<f32> = logits
                 .par_chunks_exact(weight.rows)
                 .enumerate()
@@ -63,7 +64,7 @@ impl Labels<'_> {
         for chunk in self.chunks() {
             let hidden = self.rows(self.hidden, width, chunk.clone(), signs);
             let grad = self.rows(grad, 1, chunk.clone(), signs);
-            let mut logits = gemm::times_transposed(&hidden, weight);
+            let mut logits = dots::product(&hidden, weight);
             logits.par_chunks_exact_mut(weight.rows).zip(&grad).enumerate().for_each(|(row, (logits, grad))| {
                 let max = simd::max(logits);
                 let sum = simd::exp_in_place(logits, max);
@@ -73,7 +74,7 @@ impl Labels<'_> {
                 }
                 logits[self.targets[chunk.start + row % chunk.len()] as usize] -= grad;
             });
-            let part = gemm::times_plain(&logits, weight);
+            let part = gemm::product(&logits, weight);
             for (sign, part) in part.chunks_exact(chunk.len() * width).enumerate() {
                 out[(sign * share + chunk.start) * width..][..part.len()].copy_from_slice(part);
             }

@@ -34,6 +34,11 @@ impl FileError {
         &self.path
     }
 
+    /// What was tried, as `read` or `create`.
+    pub fn operation(&self) -> &'static str {
+        self.operation
+    }
+
     /// The kind of the system's reason, as [`io::ErrorKind::StorageFull`].
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()

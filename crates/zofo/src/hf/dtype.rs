@@ -1,5 +1,7 @@
 //! How weights are stored, and how they become tensor storage.
 
+use std::fmt;
+
 use burn_std::Bytes;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -30,12 +32,26 @@ impl WeightDtype {
         }
     }
 
+    /// The name in configurations and journals.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// The name in `config.json`.
     pub const fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
             Self::Bf16 => "bfloat16",
         }
+    }
+}
+
+impl fmt::Display for WeightDtype {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
     }
 }
 

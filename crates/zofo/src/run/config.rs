@@ -24,8 +24,8 @@ pub(crate) use choice::Choice;
 pub use error::ConfigError;
 pub use paths::expand_home;
 pub use sections::{
-    Compute, DataConfig, Device, Dtype, InnerConfig, Keep, KeepAdapter, LrSchedule, MethodConfig, MethodName,
-    ModelConfig, Optimizer, OuterConfig, OuterOptimizer, PeftConfig, PeftKind, RunConfig, ShadowInit,
+    Compute, DataConfig, Device, InnerConfig, Keep, KeepAdapter, LrSchedule, MethodConfig, MethodName, ModelConfig,
+    Optimizer, OuterConfig, PeftConfig, PeftKind, RunConfig, ShadowInit,
 };
 
 use keys::{Effect, KEYS, Key};

@@ -7,7 +7,7 @@ use super::folder::RunFolder;
 use super::inputs::Inputs;
 use super::metrics::Metrics;
 use super::progress::{Observer, Score};
-use super::{replay, session};
+use super::replay;
 use crate::eval::evaluate;
 use crate::hf::atomic::write_file_atomically;
 use crate::model::Backbone;
@@ -17,6 +17,7 @@ use crate::zo::update::BackboneUpdater;
 use burn::tensor::Device;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a finished training hands over.
 pub(super) struct Kept {
@@ -74,31 +75,39 @@ pub struct Summary {
 }
 
 /// Rebuilds θ of the kept step by forward replay, compares what was trained with what there was, and writes the results.
+/// `None` if it was interrupted: all of it can be done again.
 pub(super) fn finish(
     folder: &RunFolder,
     config: &Config,
     inputs: &Inputs,
     mut kept: Kept,
     observer: &mut dyn Observer,
-) -> Result<Summary, RunError> {
-    let mut backbone = Backbone::load(&inputs.files, session::dtype(config), &Device::flex())?;
+    interrupted: &AtomicBool,
+) -> Result<Option<Summary>, RunError> {
+    let mut backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;
     let examples = &inputs.evaluation;
+    let mut scores = Vec::new();
     let mut score = |name: &'static str, backbone: &Backbone, adapter: Option<&Adapter>| {
         let progress = |done| observer.evaluating(name, done, examples.len());
         let result = evaluate(backbone, adapter, examples, progress);
         let score = Score { accuracy: result.accuracy(), loss: result.loss() };
-        FinalScore { name, score, examples: examples.len() }
+        scores.push(FinalScore { name, score, examples: examples.len() });
+        interrupted.load(Ordering::SeqCst)
     };
-    let mut scores = vec![score("untouched model", &backbone, None), score("(θ₀, p)", &backbone, Some(&kept.adapter))];
+    let (p, s) = (Some(&kept.adapter), Some(&kept.shadow));
+    if score("untouched model", &backbone, None) || score("(θ₀, p)", &backbone, p) {
+        return Ok(None);
+    }
     let journal = Journal::read_tolerant(&folder.journal())?;
     replay::check_base(&journal.header, &backbone, &folder.journal(), &config.model.path)?;
-    let mut updater = BackboneUpdater::new(session::backbone_optimizer(config));
+    let mut updater = BackboneUpdater::new(config.outer.optimizer);
     for record in journal.records.iter().take(kept.journal_records as usize) {
         updater.replay(&mut backbone, record);
     }
     drop(updater);
-    scores.push(score("(θ, p)", &backbone, Some(&kept.adapter)));
-    scores.push(score("(θ, s)", &backbone, Some(&kept.shadow)));
+    if score("(θ, p)", &backbone, p) || score("(θ, s)", &backbone, s) {
+        return Ok(None);
+    }
 
     let adapter = match config.method.keep {
         KeepAdapter::P => &kept.adapter,
@@ -124,5 +133,5 @@ pub(super) fn finish(
     let json = json.map_err(|error| RunError::io(&folder.summary())(error.into()))?;
     write_file_atomically(&folder.summary(), |writer| writer.write_all(&json))?;
     checkpoint::set_stage(&folder.checkpoint(), Stage::Finished)?;
-    Ok(summary)
+    Ok(Some(summary))
 }

@@ -1,8 +1,10 @@
 //! What a run is going to do and to need, said before it starts.
 
-use super::config::{Compute, Config, Dtype};
+use super::config::{Compute, Config};
 use super::inputs::Inputs;
+use crate::hf::WeightDtype;
 use crate::model::{Batch, DecoderConfig};
+use crate::zo::optimizer::BackboneOptimizer;
 use serde::Serialize;
 use std::fmt;
 
@@ -12,7 +14,7 @@ pub struct Plan {
     /// Where the model comes from.
     pub model: String,
     /// Storage of θ.
-    pub dtype: Dtype,
+    pub dtype: WeightDtype,
     /// Precision of matrix products.
     pub compute: Compute,
     /// Weights in θ.
@@ -39,7 +41,7 @@ pub struct Plan {
     pub backward_passes: usize,
     /// Estimated peak memory in bytes.
     pub peak_memory: u64,
-    /// Estimated seconds per step, from the measured speed of one forward pass.
+    /// Estimated seconds per step, from the measured speed of one pass of each kind.
     pub seconds_per_step: f64,
     /// The bounds of the run.
     pub max_steps: Option<usize>,
@@ -55,11 +57,13 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-/// What a forward pass costs on this machine.
+/// What passes cost on this machine, in seconds per token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Speed {
-    /// Seconds per token of a forward pass.
-    pub(super) seconds_per_token: f64,
+    /// Forward.
+    pub(super) forward: f64,
+    /// Forward and backward to an adapter.
+    pub(super) gradient: f64,
 }
 
 impl Plan {
@@ -79,13 +83,12 @@ impl Plan {
         let inner_batch = inner * config.inner.batch_size as f64;
         let (f, p) = (outer * config.outer.batch_size as f64, inner * config.outer.batch_size as f64);
         let steps = method.inner_steps;
-        // A backward pass to the adapter costs about what the forward pass does. The outer level: a and b with their
-        // gradient in one pass of each kind, then a, b and c at both signs.
-        let inner_tokens = 2.0 * inner_batch * steps as f64;
-        let outer_tokens = 2.0 * (f + p) + 2.0 * (f + 2.0 * p);
-        let seconds_per_step = (inner_tokens + outer_tokens) * speed.seconds_per_token;
+        // The outer level: a and b with their gradient in one pass, then a, b and c at both signs.
+        let gradient_tokens = inner_batch * steps as f64 + f + p;
+        let forward_tokens = 2.0 * (f + 2.0 * p);
+        let seconds_per_step = gradient_tokens * speed.gradient + forward_tokens * speed.forward;
         let mut warnings = Vec::new();
-        if config.outer.optimizer == super::config::OuterOptimizer::Adam {
+        if config.outer.optimizer == BackboneOptimizer::Adam {
             let bytes = 8 * backbone_parameters as u64;
             warnings.push(format!(
                 "outer.optimizer = \"adam\" keeps two numbers per weight: {} more memory. `rms` needs none",
@@ -131,11 +134,8 @@ fn peak_memory(
     /// The program, the tokenizer and the encoded data.
     const BASE: f64 = 60e6;
     let model = inputs.files.config();
-    let bytes_per_weight = match config.model.dtype {
-        Dtype::F32 => 4,
-        Dtype::Bf16 => 2,
-    };
-    let adam = config.outer.optimizer == super::config::OuterOptimizer::Adam;
+    let bytes_per_weight = config.model.dtype.size();
+    let adam = config.outer.optimizer == BackboneOptimizer::Adam;
     let weights = backbone_parameters * (bytes_per_weight + if adam { 8 } else { 0 });
     // p, s, their gradient, two moments each, and the best pair.
     let blocks = adapter_parameters * 4 * 9;

@@ -1,9 +1,9 @@
 //! Rebuilding a fine-tuned θ from its base model and its journal: no data, no forward pass.
 
 use super::error::RunError;
-use crate::hf::{ModelFiles, WeightDtype};
+use crate::hf::ModelFiles;
 use crate::model::Backbone;
-use crate::zo::journal::{Journal, JournalHeader, OptimizerRecord, StorageFormat, TensorFingerprint};
+use crate::zo::journal::{Journal, JournalHeader, OptimizerRecord, TensorFingerprint};
 use crate::zo::optimizer::BackboneOptimizer;
 use crate::zo::update::BackboneUpdater;
 use burn::tensor::Device;
@@ -35,11 +35,7 @@ pub fn replay(
 ) -> Result<Replayed, RunError> {
     let files = ModelFiles::open(base)?;
     let records = Journal::read_tolerant(journal)?;
-    let dtype = match records.header.storage {
-        StorageFormat::F32 => WeightDtype::F32,
-        StorageFormat::Bf16 => WeightDtype::Bf16,
-    };
-    let mut backbone = Backbone::load(&files, dtype, &Device::flex())?;
+    let mut backbone = Backbone::load(&files, records.header.storage, &Device::flex())?;
     check_base(&records.header, &backbone, journal, base)?;
     let mut updater = updater_of(&records.header, journal)?;
     let wanted = records.records.iter().take_while(|r| until.is_none_or(|until| r.step <= until));
@@ -58,13 +54,9 @@ pub fn replay(
 
 /// The header of a journal for updates of this backbone, which must be the untouched base model.
 pub(super) fn header(backbone: &Backbone, optimizer: BackboneOptimizer) -> JournalHeader {
-    let storage = match backbone.dtype() {
-        WeightDtype::F32 => StorageFormat::F32,
-        WeightDtype::Bf16 => StorageFormat::Bf16,
-    };
     let tensors = backbone.parameters().iter().zip(backbone.hashes());
     let tensors = tensors.map(|(p, hash)| TensorFingerprint::new(p.name(), p.shape(), hash));
-    JournalHeader::new(storage, BackboneUpdater::record(optimizer), tensors.collect())
+    JournalHeader::new(backbone.dtype(), BackboneUpdater::record(optimizer), tensors.collect())
 }
 
 /// Checks that `backbone` is the base model that a journal's updates were made for.

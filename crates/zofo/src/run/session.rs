@@ -1,11 +1,11 @@
 //! A training run from its first step, or from its last checkpoint, to its end.
 
 use super::checkpoint::{self, Best, Blocks, Progress, Stage, State};
-use super::config::{Config, Dtype, KeepAdapter, LrSchedule, OuterOptimizer, ShadowInit};
+use super::config::{Config, KeepAdapter, LrSchedule, ShadowInit};
 use super::error::RunError;
 use super::finish::{self, Kept};
 use super::folder::RunFolder;
-use super::inputs::{Inputs, RunBatches};
+use super::inputs::{Cursors, Inputs, RunBatches};
 use super::metrics::Metrics;
 use super::plan::{Plan, Speed};
 use super::progress::{EvaluationRecord, Observer, Score, StepRecord};
@@ -17,11 +17,11 @@ use crate::model::{Backbone, Batch, Part};
 use crate::peft::{Adapter, AdapterOptimizer, Lora, LoraConfig};
 use crate::task::SplitMix64;
 use crate::train::bilevel::{Batches, Bilevel, LearningRates, StepError, StepReport};
-use crate::train::loss::losses;
+use crate::train::loss::{loss, loss_gradients, losses};
 use crate::zo::estimator::{loss_noise, noise_floor};
 use crate::zo::journal::{JournalWriter, Record};
 use crate::zo::optimizer::{BackboneOptimizer, Step};
-use crate::zo::update::BackboneUpdater;
+use crate::zo::update::{BackboneUpdater, UpdaterState};
 use crate::zo::{BackboneDirection, Perturbation};
 use burn::tensor::Device;
 use std::path::Path;
@@ -92,9 +92,13 @@ pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool
         session.save()?;
     }
     let kept = session.into_kept();
-    let summary = finish::finish(&folder, &config, &inputs, kept, observer)?;
-    observer.summary(&summary);
-    Ok(Outcome::Finished)
+    match finish::finish(&folder, &config, &inputs, kept, observer, interrupted)? {
+        Some(summary) => {
+            observer.summary(&summary);
+            Ok(Outcome::Finished)
+        }
+        None => Ok(Outcome::Interrupted),
+    }
 }
 
 /// The plan of a run that is not started.
@@ -106,14 +110,14 @@ pub fn plan(config: &Config) -> Result<Plan, RunError> {
     let inputs = Inputs::open(config)?;
     check(config)?;
     let mut batches = RunBatches::new(&inputs, config)?;
-    let backbone = Backbone::load(&inputs.files, dtype(config), &Device::flex())?;
+    let backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;
     let (adapter, _) = new_adapters(config, &inputs)?;
     let speed = measure_speed(&backbone, &adapter, &batches.inner());
     Ok(Plan::new(config, &inputs, backbone.len(), adapter.len(), speed))
 }
 
 fn check(config: &Config) -> Result<(), RunError> {
-    if config.outer.optimizer == OuterOptimizer::Adam && config.model.dtype == Dtype::Bf16 {
+    if config.outer.optimizer == BackboneOptimizer::Adam && config.model.dtype == WeightDtype::Bf16 {
         return Err(RunError::Conflict(
             "`outer.optimizer = \"adam\"` works with `model.dtype = \"f32\"` only: use that, or `rms`, which rounds \
              updates of bf16 weights stochastically"
@@ -121,22 +125,6 @@ fn check(config: &Config) -> Result<(), RunError> {
         ));
     }
     Ok(())
-}
-
-pub(super) fn dtype(config: &Config) -> WeightDtype {
-    match config.model.dtype {
-        Dtype::F32 => WeightDtype::F32,
-        Dtype::Bf16 => WeightDtype::Bf16,
-    }
-}
-
-pub(super) fn backbone_optimizer(config: &Config) -> BackboneOptimizer {
-    match config.outer.optimizer {
-        OuterOptimizer::Rms => BackboneOptimizer::Rms,
-        OuterOptimizer::Sgd => BackboneOptimizer::Sgd,
-        OuterOptimizer::Sign => BackboneOptimizer::Sign,
-        OuterOptimizer::Adam => BackboneOptimizer::Adam,
-    }
 }
 
 /// p₀ and s₀.
@@ -162,13 +150,15 @@ fn checkpoint_stage(folder: &RunFolder) -> Result<Option<Stage>, RunError> {
     if path.exists() { checkpoint::stage(&path).map(Some) } else { Ok(None) }
 }
 
-/// Times one forward pass, after one to warm up.
+/// Times a pass with gradients, which also warms up, and a pass without.
 fn measure_speed(backbone: &Backbone, adapter: &Adapter, batch: &Batch) -> Speed {
-    let part = [Part { batch, adapter: Some(adapter) }];
-    losses(backbone, &part, &Perturbation::None);
+    let tokens = batch.tokens() as f64;
     let start = Instant::now();
-    losses(backbone, &part, &Perturbation::None);
-    Speed { seconds_per_token: start.elapsed().as_secs_f64() / batch.tokens() as f64 }
+    loss_gradients(backbone, adapter, &[(1.0, batch)]);
+    let gradient = start.elapsed().as_secs_f64() / tokens;
+    let start = Instant::now();
+    loss(backbone, adapter, batch);
+    Speed { gradient, forward: start.elapsed().as_secs_f64() / tokens }
 }
 
 /// A run that is being trained.
@@ -194,13 +184,23 @@ struct Session<'a> {
     saved: Instant,
 }
 
+/// What [`Session::diverged`] puts back.
+struct RestorePoint {
+    adapter: Adapter,
+    shadow: Adapter,
+    adapter_optimizer: AdapterOptimizer,
+    shadow_optimizer: AdapterOptimizer,
+    backbone_optimizer: UpdaterState,
+    cursors: Cursors,
+}
+
 impl<'a> Session<'a> {
     /// The state of a run: fresh, or as its last checkpoint has it.
     fn open(folder: &'a RunFolder, config: &'a Config, inputs: &'a Inputs) -> Result<Self, RunError> {
         let device = Device::flex();
-        let mut backbone = Backbone::load(&inputs.files, dtype(config), &device)?;
+        let mut backbone = Backbone::load(&inputs.files, config.model.dtype, &device)?;
         let (adapter, shadow) = new_adapters(config, inputs)?;
-        let kind = backbone_optimizer(config);
+        let kind = config.outer.optimizer;
         let mut updater = BackboneUpdater::new(kind);
         let mut batches = RunBatches::new(inputs, config)?;
         let fingerprint = config.fingerprint()?;
@@ -322,10 +322,10 @@ impl<'a> Session<'a> {
             Ok(stop)
         };
         while self.warm_steps < self.config.method.warm_start {
-            self.warm_step(observer)?;
             if stop(self)? {
                 return Ok(false);
             }
+            self.warm_step(observer)?;
         }
         loop {
             if self.evaluation_is_due() {
@@ -335,10 +335,10 @@ impl<'a> Session<'a> {
             if self.is_over() {
                 return Ok(true);
             }
-            self.outer_step(observer)?;
             if stop(self)? {
                 return Ok(false);
             }
+            self.outer_step(observer)?;
         }
     }
 
@@ -369,9 +369,12 @@ impl<'a> Session<'a> {
     /// One inner step before the first outer one; after the last, s is copied to p.
     fn warm_step(&mut self, observer: &mut dyn Observer) -> Result<(), RunError> {
         let start = Instant::now();
+        let before = self.restore_point();
         let batch = self.batches.inner();
-        let loss = self.method.inner_step(&batch, self.config.inner.lr);
-        let loss = loss.map_err(|error| self.diverged(error))?;
+        let loss = match self.method.inner_step(&batch, self.config.inner.lr) {
+            Ok(loss) => loss,
+            Err(error) => return Err(self.diverged(before, error)),
+        };
         self.warm_steps += 1;
         let total = self.config.method.warm_start;
         if self.warm_steps == total {
@@ -389,10 +392,10 @@ impl<'a> Session<'a> {
         let rates = self.rates();
         let step = self.step + 1;
         let seed = SplitMix64::keyed(self.config.run.seed, "direction", step).next_u64();
-        let report = self.method.step(BackboneDirection::Seeded(seed), &mut self.batches, rates);
-        let report = match report {
+        let before = self.restore_point();
+        let report = match self.method.step(BackboneDirection::Seeded(seed), &mut self.batches, rates) {
             Ok(report) => report,
-            Err(error) => return Err(self.diverged(error)),
+            Err(error) => return Err(self.diverged(before, error)),
         };
         if let Step::Apply { coefficient } = report.update {
             self.journal.append(&Record {
@@ -542,9 +545,30 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The error of a step that could not be taken. What the last complete step left is saved.
-    fn diverged(&mut self, source: StepError) -> RunError {
-        RunError::Diverged { step: self.step + 1, output: self.folder.path().to_owned(), source }
+    /// What a step changes, apart from θ. The tensors are shared, not copied.
+    fn restore_point(&self) -> RestorePoint {
+        RestorePoint {
+            adapter: self.method.adapter.clone(),
+            shadow: self.method.shadow.clone(),
+            adapter_optimizer: self.method.adapter_optimizer.clone(),
+            shadow_optimizer: self.method.shadow_optimizer.clone(),
+            backbone_optimizer: self.method.backbone_optimizer.state(),
+            cursors: self.batches.cursors(),
+        }
+    }
+
+    /// Goes back to where the failed step began (it has not moved θ), saves that, and returns the error to report.
+    fn diverged(&mut self, before: RestorePoint, source: StepError) -> RunError {
+        self.method.adapter = before.adapter;
+        self.method.shadow = before.shadow;
+        self.method.adapter_optimizer = before.adapter_optimizer;
+        self.method.shadow_optimizer = before.shadow_optimizer;
+        self.method.backbone_optimizer.restore(before.backbone_optimizer);
+        let saved = self.batches.seek(before.cursors).and_then(|()| self.save());
+        match saved {
+            Ok(()) => RunError::Diverged { step: self.step + 1, output: self.folder.path().to_owned(), source },
+            Err(error) => error,
+        }
     }
 
     /// What the run keeps, without θ, whose memory is free afterwards.

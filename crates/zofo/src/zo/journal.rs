@@ -30,7 +30,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 pub use self::error::JournalError;
-pub use self::header::{Constant, FORMAT_VERSION, JournalHeader, OptimizerRecord, StorageFormat, TensorFingerprint};
+pub use self::header::{Constant, FORMAT_VERSION, JournalHeader, OptimizerRecord, TensorFingerprint};
 pub use self::record::{RECORD_BYTES, Record};
 
 /// A journal as it was found on disk.

@@ -45,7 +45,7 @@ impl BackboneOptimizer {
     pub const ALL: [Self; 4] = [Self::Rms, Self::Sgd, Self::Sign, Self::Adam];
 
     /// The name in configurations and journals.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Rms => "rms",
             Self::Sgd => "sgd",

@@ -7,17 +7,9 @@ use serde::Serialize;
 use super::choice::{Choice, choices};
 use super::error::ConfigError;
 use super::reader::{Range, Reader};
+use crate::hf::WeightDtype;
 use crate::task::TemplateName;
-
-choices! {
-    /// How the backbone's weights are stored.
-    pub enum Dtype {
-        /// 32-bit floats.
-        F32 = "f32",
-        /// bfloat16: half the memory; updates are rounded stochastically.
-        Bf16 = "bf16",
-    }
-}
+use crate::zo::optimizer::BackboneOptimizer;
 
 choices! {
     /// In what precision matrix products are computed.
@@ -77,21 +69,6 @@ choices! {
 }
 
 choices! {
-    /// An optimizer of the backbone, fed with one slope per step.
-    pub enum OuterOptimizer {
-        /// The slope over its running root mean square: free of scale like Adam, one number of
-        /// state.
-        Rms = "rms",
-        /// The slope itself.
-        Sgd = "sgd",
-        /// The slope's sign.
-        Sign = "sign",
-        /// Adam per weight: two more copies of the backbone in memory.
-        Adam = "adam",
-    }
-}
-
-choices! {
     /// Which step's weights are saved.
     pub enum Keep {
         /// The step with the best validation accuracy.
@@ -119,6 +96,19 @@ choices! {
     }
 }
 
+impl Choice for WeightDtype {
+    const ALL: &'static [(&'static str, Self)] = &[(Self::F32.as_str(), Self::F32), (Self::Bf16.as_str(), Self::Bf16)];
+}
+
+impl Choice for BackboneOptimizer {
+    const ALL: &'static [(&'static str, Self)] = &[
+        (Self::Rms.name(), Self::Rms),
+        (Self::Sgd.name(), Self::Sgd),
+        (Self::Sign.name(), Self::Sign),
+        (Self::Adam.name(), Self::Adam),
+    ];
+}
+
 impl Choice for TemplateName {
     const ALL: &'static [(&'static str, Self)] =
         &[(TemplateName::Prompt.as_str(), TemplateName::Prompt), (TemplateName::None.as_str(), TemplateName::None)];
@@ -130,7 +120,7 @@ pub struct ModelConfig {
     /// A Hugging Face model folder, or a `.gguf` file. Required. `~` expands.
     pub path: PathBuf,
     /// Storage of the weights. Default: f32.
-    pub dtype: Dtype,
+    pub dtype: WeightDtype,
     /// Precision of matrix products. Default, and all there is yet: f32.
     pub compute: Compute,
 }
@@ -145,7 +135,7 @@ impl ModelConfig {
                 reader.path("model.path")?,
                 "give a Hugging Face model folder or a .gguf file",
             )?,
-            dtype: reader.choice("model.dtype")?.unwrap_or(Dtype::F32),
+            dtype: reader.choice("model.dtype")?.unwrap_or(WeightDtype::F32),
             compute: reader.choice_or("model.compute", unsupported)?.unwrap_or(Compute::F32),
         })
     }
@@ -284,7 +274,7 @@ pub struct OuterConfig {
     /// because p's gradient is about 1 + λ times that of s.
     pub adapter_lr: f64,
     /// θ's optimizer. Default: rms.
-    pub optimizer: OuterOptimizer,
+    pub optimizer: BackboneOptimizer,
     /// θ's learning rate. Above 0. Default: 1e-6, which suits `rms`, `sign` and `adam`: there every
     /// weight moves by about this much per step. `sgd` multiplies it by the slope, which grows with
     /// λ, and needs a value smaller by about that factor.
@@ -306,7 +296,7 @@ impl OuterConfig {
         Ok(Self {
             adapter_optimizer,
             adapter_lr: reader.number("outer.adapter_lr", Range::Positive)?.unwrap_or(default_adapter_lr),
-            optimizer: reader.choice("outer.optimizer")?.unwrap_or(OuterOptimizer::Rms),
+            optimizer: reader.choice("outer.optimizer")?.unwrap_or(BackboneOptimizer::Rms),
             lr: reader.number("outer.lr", Range::Positive)?.unwrap_or(1e-6),
             eps: reader.number("outer.eps", Range::Positive)?.unwrap_or(1e-3),
             batch_size: reader.count("outer.batch_size", 1)?.unwrap_or(8),

@@ -2,7 +2,9 @@ use std::path::PathBuf;
 
 use super::keys::{Belongs, sections};
 use super::*;
+use crate::hf::WeightDtype;
 use crate::task::TemplateName;
+use crate::zo::optimizer::BackboneOptimizer;
 
 const MINIMAL: &str =
     "[model]\npath = \"m\"\n[data]\ntask = \"sst2\"\ndir = \"d\"\n[run]\noutput = \"o\"\nmax_steps = 5\n";
@@ -75,7 +77,7 @@ fn overlay_error(overlay: &str) -> String {
 fn defaults() {
     let config = parse(MINIMAL, &[]).unwrap();
     let expected = Config {
-        model: ModelConfig { path: "m".into(), dtype: Dtype::F32, compute: Compute::F32 },
+        model: ModelConfig { path: "m".into(), dtype: WeightDtype::F32, compute: Compute::F32 },
         data: DataConfig {
             task: "sst2".into(),
             dir: "d".into(),
@@ -104,7 +106,7 @@ fn defaults() {
         outer: OuterConfig {
             adapter_optimizer: Optimizer::AdamW,
             adapter_lr: 1e-3,
-            optimizer: OuterOptimizer::Rms,
+            optimizer: BackboneOptimizer::Rms,
             lr: 1e-6,
             eps: 1e-3,
             batch_size: 8,

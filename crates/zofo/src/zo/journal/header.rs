@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use zofo_kernels::direction::DIRECTION_SCHEME;
 
 use super::error::JournalError;
+use crate::hf::WeightDtype;
 
 /// The version of the file format that this module writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -27,7 +28,7 @@ pub struct JournalHeader {
     /// [`DIRECTION_SCHEME`] of the program that wrote the journal.
     pub direction_scheme: u32,
     /// How the run stored θ: an update of `bf16` is rounded, one of `f32` is not.
-    pub storage: StorageFormat,
+    pub storage: WeightDtype,
     /// What made coefficients of slopes.
     pub optimizer: OptimizerRecord,
     /// The tensors of the base model.
@@ -36,19 +37,9 @@ pub struct JournalHeader {
 
 impl JournalHeader {
     /// The header of a run of this program.
-    pub fn new(storage: StorageFormat, optimizer: OptimizerRecord, tensors: Vec<TensorFingerprint>) -> Self {
+    pub fn new(storage: WeightDtype, optimizer: OptimizerRecord, tensors: Vec<TensorFingerprint>) -> Self {
         Self { direction_scheme: DIRECTION_SCHEME, storage, optimizer, tensors }
     }
-}
-
-/// The format in which θ is stored and updated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StorageFormat {
-    /// IEEE single precision.
-    F32,
-    /// The upper half of it.
-    Bf16,
 }
 
 /// The optimizer of θ.

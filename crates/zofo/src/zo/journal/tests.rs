@@ -7,11 +7,12 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::hf::WeightDtype;
 use crate::zo::optimizer::ScalarRule;
 
 fn header() -> JournalHeader {
     JournalHeader::new(
-        StorageFormat::Bf16,
+        WeightDtype::Bf16,
         OptimizerRecord::new("rms", ScalarRule::Rms.constants()),
         vec![
             TensorFingerprint::new("model.embed_tokens.weight", &[49152, 576], [0xAB; 32]),
@@ -250,7 +251,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.zofo");
         let header = JournalHeader::new(
-            StorageFormat::F32,
+            WeightDtype::F32,
             OptimizerRecord::new(&name, &[(&name, value)]),
             vec![TensorFingerprint::new(&name, &shape, hash)],
         );
