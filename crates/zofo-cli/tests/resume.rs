@@ -4,8 +4,9 @@
 
 mod common;
 
-use common::{Results, Workspace, assert_error};
+use common::{Results, Workspace, assert_error, content};
 use std::fs;
+use std::io::Write as _;
 use std::process::{Child, Command, ExitStatus};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -110,16 +111,74 @@ fn killed_while_results_are_written() {
 }
 
 #[test]
-fn a_run_without_a_checkpoint_starts_again() {
+fn a_run_without_a_checkpoint_and_updates_starts_again() {
     let (expected, _) = reference("");
+    let journal = expected.file("journal.zofo");
+    // The header's length is in its bytes 12 to 16; 20 more frame it.
+    let header = 20 + u32::from_le_bytes(journal[12..16].try_into().unwrap()) as usize;
+    for left in [None, Some(0), Some(100), Some(header)] {
+        let workspace = Workspace::new();
+        workspace.zofo("train config.toml").success();
+        // What a kill in the first moments leaves: the configuration, and perhaps the begin of a journal.
+        for name in ["checkpoint.safetensors", "summary.json", "journal.zofo"] {
+            fs::remove_file(workspace.path("run").join(name)).unwrap();
+        }
+        if let Some(bytes) = left {
+            fs::write(workspace.path("run/journal.zofo"), &journal[..bytes]).unwrap();
+        }
+        workspace.zofo("train --resume run").success();
+        workspace.results().assert_equal(&expected, &format!("{left:?} bytes of a journal"));
+    }
+}
+
+#[test]
+fn updates_are_not_thrown_away_when_the_checkpoint_is_lost() {
     let workspace = Workspace::new();
     workspace.zofo("train config.toml").success();
-    // What a kill in the first moments leaves: the configuration, and perhaps a journal that nobody vouches for.
-    for name in ["checkpoint.safetensors", "summary.json"] {
-        fs::remove_file(workspace.path("run").join(name)).unwrap();
+    fs::remove_file(workspace.path("run/checkpoint.safetensors")).unwrap();
+    let before = content(&workspace.path("run"));
+    let words = ["checkpoint.safetensors", "journal.zofo", "4 updates", "zofo replay"];
+    assert_error(workspace.zofo("train --resume run"), 3, &words);
+    assert_eq!(content(&workspace.path("run")), before);
+}
+
+#[test]
+fn a_run_goes_on_in_any_working_folder() {
+    let (expected, _) = reference(STEPS);
+    let workspace = Workspace::new();
+    assert_eq!(interrupt(&workspace, STEPS, "-INT").code(), Some(130));
+    let elsewhere = workspace.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    workspace.zofo_in(&elsewhere, "train --resume ../run").success();
+    let results = workspace.results();
+    // The adapter's configuration has the path of its backbone, as `--resume` gives it.
+    for name in ["journal.zofo", "backbone/model.safetensors", "adapter/adapter_model.safetensors"] {
+        assert!(results.file(name) == expected.file(name), "{name} differs");
     }
+}
+
+#[test]
+fn what_is_missing_of_the_metrics_is_said() {
+    let workspace = Workspace::new();
+    assert_eq!(interrupt(&workspace, STEPS, "-INT").code(), Some(130));
+    fs::write(workspace.path("run/metrics.jsonl"), "").unwrap();
+    let resumed = workspace.zofo("train --resume run").success();
+    let text = common::stderr(&resumed);
+    assert!(text.contains("metrics.jsonl` lacks "), "{text}");
+}
+
+#[test]
+fn no_snapshot_outlives_its_run() {
+    let workspace = Workspace::new();
+    let snapshots = || {
+        let names = content(&workspace.path("run")).into_keys();
+        names.filter(|name| name.contains("snapshot")).collect::<Vec<_>>()
+    };
+    assert_eq!(interrupt(&workspace, &format!("{STEPS} --set outer.optimizer=adam"), "-INT").code(), Some(130));
+    assert_eq!(snapshots().len(), 1);
+    fs::write(workspace.path("run/.snapshot-7.bin.partial"), "killed while writing").unwrap();
     workspace.zofo("train --resume run").success();
-    workspace.results().assert_equal(&expected, "resumed without a checkpoint");
+    assert!(snapshots().is_empty(), "{:?}", snapshots());
 }
 
 /// Sends a signal once the first step of training is done.
@@ -199,16 +258,21 @@ fn one_process_at_a_time() {
 fn a_run_goes_on_with_more_steps_but_not_with_other_settings() {
     let workspace = Workspace::new();
     assert_eq!(interrupt(&workspace, STEPS, "-INT").code(), Some(130));
-    let file = workspace.path("run/config.toml");
-    let text = fs::read_to_string(&file).unwrap();
-    let with = |from: &str, to: &str| {
-        assert!(text.contains(from), "{text}");
-        fs::write(&file, text.replace(from, to)).unwrap();
-    };
-    with("penalty = 10000.0", "penalty = 100.0");
-    assert_error(workspace.zofo("train --resume run"), 3, &["checkpoint.safetensors", "other settings"]);
-    with("max_steps = 20", "max_steps = 21");
-    workspace.zofo("train --resume run").success();
+    // What a kill leaves behind the checkpoint stays until the run goes on.
+    for name in ["run/journal.zofo", "run/metrics.jsonl"] {
+        let mut file = fs::OpenOptions::new().append(true).open(workspace.path(name)).unwrap();
+        file.write_all(b"{\"event\"").unwrap();
+    }
+    let before = content(&workspace.path("run"));
+    let other = workspace.zofo("train --resume run --set method.penalty=100");
+    assert_error(other, 3, &["checkpoint.safetensors", "other settings"]);
+    let elsewhere = workspace.zofo("train --resume run --set run.output=elsewhere");
+    assert_error(elsewhere, 2, &["`run.output` cannot be set"]);
+    assert_eq!(content(&workspace.path("run")), before);
+
+    workspace.zofo("train --resume run --set run.max_steps=21").success();
     let steps = workspace.events("run").iter().filter(|event| event["event"] == "step").count();
     assert_eq!(steps, 21);
+    let stored = fs::read_to_string(workspace.path("run/config.toml")).unwrap();
+    assert!(stored.contains("max_steps = 21") && stored.contains("output = \"run\""), "{stored}");
 }

@@ -130,11 +130,49 @@ fn only_the_folder_of_a_run_is_resumed() {
 }
 
 #[test]
-fn losses_that_are_not_numbers_end_the_run_with_advice() {
+fn numbers_that_are_not_finite_end_the_run_with_advice() {
+    for (settings, words) in [
+        ("inner.lr=1e38", ["inner step 2 of the warm start: ", "inner.lr"]),
+        // A warm start of one step makes p and s huge and nobody asks for the loss, until they are evaluated.
+        ("inner.lr=1e38 --set method.warm_start=1", ["validation after step 0: the loss F(θ,p)", "inner.lr"]),
+    ] {
+        let workspace = Workspace::new();
+        let assert = workspace.zofo(&format!("train config.toml --set {settings}"));
+        assert_error(assert, 4, &[words[0], words[1], "is saved in `run`", "hint: "]);
+        assert!(!workspace.path("run/backbone").exists());
+        // Nothing has changed, so it ends in the same way.
+        assert_error(workspace.zofo("train --resume run"), 4, &words);
+    }
+}
+
+#[test]
+fn a_run_that_diverges_leaves_the_results_of_its_best_step() {
     let workspace = Workspace::new();
-    let words = ["F(θ,s;B) of an inner step is NaN", "hint: ", "inner.lr"];
-    assert_error(workspace.zofo("train config.toml --set inner.lr=1e38"), 4, &words);
-    assert!(!workspace.path("run/backbone").exists());
+    let huge = "--set outer.adapter_optimizer=sgd --set outer.adapter_lr=1e38";
+    let words = ["step 1: ", "`outer.adapter_lr`", "results of step 0", "in `run`"];
+    assert_error(workspace.zofo(&format!("train config.toml {huge}")), 4, &words);
+    let summary: serde_json::Value =
+        serde_json::from_slice(&fs::read(workspace.path("run/summary.json")).unwrap()).unwrap();
+    assert_eq!((&summary["steps"], &summary["kept_step"]), (&0.into(), &0.into()));
+    assert!(summary["diverged"].as_str().unwrap().starts_with("step 1: "), "{summary}");
+    let results = workspace.results();
+    assert!(!results.file("adapter/adapter_model.safetensors").is_empty());
+    // It is not finished: it can be tried again, and comes to the same end.
+    assert_error(workspace.zofo("train --resume run"), 4, &words);
+    workspace.results().assert_equal(&results, "a diverged run was resumed");
+}
+
+#[test]
+fn a_limit_in_minutes_holds_for_the_warm_start() {
+    let workspace = Workspace::new();
+    let limits = "--set method.warm_start=1000000 --set run.max_minutes=0.005";
+    let summary = json_of(&workspace.zofo(&format!("train config.toml --json {limits}")).success());
+    assert_eq!(summary["steps"], 0);
+    assert!(summary["training_seconds"].as_f64().unwrap() >= 0.3, "{summary}");
+    // p is s: what the warm start has trained is kept.
+    let scores = summary["scores"].as_array().unwrap();
+    assert_eq!(scores[2]["loss"], scores[3]["loss"]);
+    assert_ne!(scores[0]["loss"], scores[2]["loss"]);
 }
 
 #[test]

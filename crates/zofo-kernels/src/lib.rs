@@ -20,6 +20,7 @@
 mod autodiff;
 pub mod direction;
 pub mod flex;
+mod isa;
 mod layout;
 mod mapped;
 mod ops;

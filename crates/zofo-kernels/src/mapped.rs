@@ -15,7 +15,7 @@ struct PrivateMapping {
 
 impl AllocationController for PrivateMapping {
     fn alloc_align(&self) -> usize {
-        // What any element type needs at most; whoever maps checks that the offset in the file gives it.
+        // All that is promised: an offset in a file may be odd. Whoever reads wider elements checks the offset.
         1
     }
 
@@ -46,7 +46,8 @@ impl AllocationController for PrivateMapping {
 /// What the operating system answers, and `UnexpectedEof` if the file ends before `offset + len`.
 pub fn map_private(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
     let end = offset.checked_add(len as u64);
-    if end.is_none_or(|end| file.metadata().is_ok_and(|data| data.len() < end)) {
+    let stored = file.metadata()?.len();
+    if end.is_none_or(|end| stored < end) {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
     }
     // SAFETY: the mapping is private, so writes of other processes to pages that this one has not written may still show,

@@ -3,8 +3,10 @@
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
 use crate::view::{Noise, WeightView};
-use burn::backend::Dispatch;
-use burn::tensor::Tensor;
+use burn::backend::{Dispatch, Flex};
+use burn::tensor::{Tensor, TensorData};
+use burn_flex::FlexTensor;
+use std::ops::Deref;
 use std::sync::Arc;
 
 type Matrix = Tensor<2>;
@@ -51,10 +53,31 @@ pub fn descend(weight: Matrix, noise: Noise, coefficient: f32) -> Matrix {
     Tensor::from_dispatch(Dispatch::descend(weight.into_dispatch(), noise, coefficient))
 }
 
-/// Calls `f` with the stored bytes of a tensor, row-major and little endian. On the CPU without a copy.
-pub fn with_bytes<R>(x: Matrix, f: impl FnOnce(&[u8]) -> R) -> R {
-    match x.clone().try_into_primitive::<burn::backend::Flex>() {
-        Ok(primitive) => f(primitive.to_contiguous().bytes()),
-        Err(_) => f(x.to_data().as_bytes()),
+/// The stored bytes of a tensor.
+pub struct StoredBytes(Stored);
+
+enum Stored {
+    /// Those of the tensor itself.
+    Shared(FlexTensor),
+    /// A copy from another device.
+    Copied(TensorData),
+}
+
+impl Deref for StoredBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Stored::Shared(tensor) => tensor.bytes(),
+            Stored::Copied(data) => data.as_bytes(),
+        }
     }
+}
+
+/// The stored bytes of a tensor, row-major and little endian. On the CPU without a copy.
+pub fn stored_bytes(x: Matrix) -> StoredBytes {
+    StoredBytes(match x.clone().try_into_primitive::<Flex>() {
+        Ok(primitive) => Stored::Shared(primitive.to_contiguous()),
+        Err(_) => Stored::Copied(x.to_data()),
+    })
 }

@@ -5,6 +5,10 @@ use half::bf16;
 use std::sync::Arc;
 
 /// Where the values of a direction come from.
+///
+/// # Panics
+///
+/// All methods panic if their slices differ in length, or reach beyond a stored direction.
 #[derive(Clone, Debug)]
 pub enum Noise {
     /// The counter-based generator: nothing is stored.
@@ -27,7 +31,8 @@ impl Noise {
         match self {
             Noise::Generated(direction) => direction.perturb(start as u64, weights, scale, out),
             Noise::Stored(z) => {
-                for ((out, w), z) in out.iter_mut().zip(weights).zip(&z[start..]) {
+                assert_eq!(weights.len(), out.len(), "weights and what is written have one length");
+                for ((out, w), z) in out.iter_mut().zip(weights).zip(&z[start..start + weights.len()]) {
                     *out = w.widen() + scale * z;
                 }
             }
@@ -54,7 +59,8 @@ impl Noise {
                 direction.update_f32(start as u64, weights, coefficient);
             }
             Noise::Stored(z) => {
-                for (w, z) in weights.iter_mut().zip(&z[start..]) {
+                let z = &z[start..start + weights.len()];
+                for (w, z) in weights.iter_mut().zip(z) {
                     *w -= coefficient * z;
                 }
             }
@@ -69,7 +75,8 @@ impl Noise {
                 direction.update_bf16(start as u64, weights, coefficient);
             }
             Noise::Stored(z) => {
-                for (w, z) in weights.iter_mut().zip(&z[start..]) {
+                let z = &z[start..start + weights.len()];
+                for (w, z) in weights.iter_mut().zip(z) {
                     *w = bf16::from_f32(w.widen() - coefficient * z);
                 }
             }

@@ -80,6 +80,28 @@ fn project_equals_the_reference() {
     }
 }
 
+/// Every remainder of a register block's rows, columns and lanes.
+#[test]
+fn edges_of_blocks_equal_the_reference() {
+    for share in 1..=7 {
+        for depth in [1, 3, 7, 9, 15, 17, 31, 33, 67] {
+            for width in [1, 2, 3, 5, 97] {
+                for view in views() {
+                    let rows = share * view.signs();
+                    let (x, grad) = (matrix(1, rows, depth), matrix(3, rows, width));
+                    let w = matrix(2, width, depth);
+                    for w in [w.clone(), bf16(&w)] {
+                        let fast = Flex::project(x.clone(), w.clone(), view.clone());
+                        assert_close(&fast, &reference::project::<Flex>(x.clone(), w.clone(), &view), 2e-6);
+                        let fast = Flex::project_backward(grad.clone(), w.clone(), view.clone());
+                        assert_close(&fast, &reference::project_backward::<Flex>(grad.clone(), w, &view), 2e-6);
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn project_backward_equals_the_reference() {
     for [rows, depth, width] in SHAPES {

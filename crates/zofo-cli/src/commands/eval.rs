@@ -15,7 +15,7 @@ use zofo::eval::evaluate;
 use zofo::hf::ModelFiles;
 use zofo::model::Backbone;
 use zofo::peft::Adapter;
-use zofo::task::{DataSplit, Dataset, Encoded, Encoder, Task, TemplateName, evaluation_count};
+use zofo::task::{DataSplit, Dataset, Encoded, Encoder, ModelLimits, Task, TemplateName, evaluation_count};
 
 /// Arguments of `zofo eval`.
 #[derive(Debug, Args)]
@@ -108,7 +108,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let mut tasks = Vec::new();
     for name in &arguments.task {
         let task = Task::load(name)?;
-        let encoded = encode(&task, &tokenizer, files.config().max_positions, arguments)?;
+        let encoded = encode(&task, &tokenizer, files.config().limits(), arguments)?;
         tasks.push((task, encoded));
     }
     let device = Device::flex();
@@ -129,9 +129,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     Ok(())
 }
 
-fn encode(task: &Task, tokenizer: &Tokenizer, context: usize, arguments: &Arguments) -> Result<Encoded, Error> {
+fn encode(task: &Task, tokenizer: &Tokenizer, limits: ModelLimits, arguments: &Arguments) -> Result<Encoded, Error> {
     let dataset = Dataset::open(&arguments.data, task, arguments.split.into())?;
-    let encoder = Encoder::new(task, arguments.template.into(), tokenizer, context)?;
+    let encoder = Encoder::new(task, arguments.template.into(), tokenizer, limits)?;
     let count = evaluation_count(dataset.examples.len(), arguments.limit.map(NonZeroUsize::get));
     Ok(encoder.encode(&dataset.examples[..count])?)
 }

@@ -19,6 +19,7 @@ use zofo::eval::{Generation, Sampling, generate};
 use zofo::hf::ModelFiles;
 use zofo::model::Backbone;
 use zofo::peft::Adapter;
+use zofo::task::check_vocabulary;
 
 /// Arguments of `zofo generate`.
 #[derive(Debug, Args)]
@@ -101,7 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let files = ModelFiles::open(&arguments.model)?;
     let tokenizer = files.tokenizer()?;
     let max_new_tokens = arguments.max_new_tokens.get();
-    let prompt = encode(tokenizer.clone(), &text)?;
+    let prompt = encode(tokenizer.clone(), &text, files.config().vocabulary)?;
     check_length(prompt.len(), max_new_tokens, files.config().max_positions)?;
 
     let device = Device::flex();
@@ -169,7 +170,7 @@ fn prompt_text(argument: &str) -> Result<String, Error> {
 }
 
 /// The prompt's tokens, with those that the tokenizer puts around every text.
-fn encode(mut tokenizer: Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
+fn encode(mut tokenizer: Tokenizer, text: &str, vocabulary: usize) -> Result<Vec<u32>, Error> {
     let failed = |error: tokenizers::Error| Error::Input(format!("the tokenizer failed on the prompt: {error}"));
     // A tokenizer.json may ask for either; a prompt is taken whole.
     tokenizer.with_padding(None).with_truncation(None).map_err(failed)?;
@@ -177,6 +178,7 @@ fn encode(mut tokenizer: Tokenizer, text: &str) -> Result<Vec<u32>, Error> {
     if ids.is_empty() {
         return Err(Error::Usage("the prompt has no tokens: there is nothing to go on from".to_owned()));
     }
+    check_vocabulary(&ids, &tokenizer, vocabulary).map_err(|problem| Error::Input(format!("the prompt: {problem}")))?;
     Ok(ids)
 }
 
@@ -207,6 +209,17 @@ mod tests {
         check_length(100, 29, 128).unwrap();
         assert!(refused(100, 30).ends_with("at most 29 with --max-new-tokens"));
         assert!(refused(129, 1).ends_with("context is 128 tokens: shorten the prompt"));
+    }
+
+    #[test]
+    fn the_tokenizer_of_another_model_is_refused() {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../zofo/tests/golden/tiny-gqa-tied/model");
+        let tokenizer = ModelFiles::open(model.as_ref()).unwrap().tokenizer().unwrap();
+        let ids = encode(tokenizer.clone(), "a film", usize::MAX).unwrap();
+        let largest = ids.iter().copied().max().unwrap() as usize;
+        assert_eq!(encode(tokenizer.clone(), "a film", largest + 1).unwrap(), ids);
+        let refused = encode(tokenizer, "a film", largest).unwrap_err().to_string();
+        assert!(refused.starts_with("the prompt: token ") && refused.ends_with("that of another model"), "{refused}");
     }
 
     #[test]

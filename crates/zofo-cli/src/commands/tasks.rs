@@ -162,7 +162,7 @@ fn render(task: &Task, examples: &[Example], arguments: &Show) -> Result<Vec<Exa
         Some(path) => {
             let files = ModelFiles::open(path)?;
             let tokenizer = files.tokenizer()?;
-            let encoder = Encoder::new(task, arguments.template.into(), &tokenizer, files.config().max_positions)?;
+            let encoder = Encoder::new(task, arguments.template.into(), &tokenizer, files.config().limits())?;
             let encoded = encoder.encode(examples)?.examples;
             let of = |candidates: &[EncodedCandidate]| candidates.iter().map(|c| Tokens::of(c, &tokenizer)).collect();
             encoded.iter().map(|example| of(&example.candidates)).collect()

@@ -21,13 +21,14 @@ Ctrl-C finishes the step, saves, and ends with exit code 130; `--resume` then go
 Examples:
   zofo train examples/demo.toml
   zofo train examples/sst2-bilevel.toml --set data.dir=my-data --set outer.lr=2e-6
-  zofo train --resume runs/sst2-bilevel")]
+  zofo train --resume runs/sst2-bilevel
+  zofo train --resume runs/sst2-bilevel --set run.max_steps=20000")]
 pub struct Arguments {
     /// The configuration: a TOML file.
     #[arg(value_parser = path(), required_unless_present = "resume", conflicts_with = "resume")]
     config: Option<PathBuf>,
-    /// Override a key of the configuration, as inner.lr=1e-3; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "resume")]
+    /// Override a key of the configuration, as inner.lr=1e-3; may be repeated. With --resume: limits and places only.
+    #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Go on with the run in this folder; one that is finished stays as it is.
     #[arg(long, value_name = "FOLDER", value_parser = path())]
@@ -52,11 +53,11 @@ pub fn run(arguments: &Arguments) -> Result<Ended, Error> {
         (None, Some(folder)) => {
             // How many threads there are has to be known before anything is computed. If the folder has no
             // configuration that can be read, the library says so.
-            let stored = Config::load(&folder.join("config.toml"), &[]).ok().map(|config| config.run);
+            let stored = Config::load(&folder.join("config.toml"), &arguments.set).ok().map(|config| config.run);
             let threads = stored.as_ref().and_then(|run| run.threads.and_then(NonZeroUsize::new));
             set_threads(arguments.threads.or(threads))?;
             let keep = stored.map_or(Keep::Best, |run| run.keep);
-            train_in(folder, keep, Start::Resume(folder), arguments.json)
+            train_in(folder, keep, Start::Resume { folder, overlays: &arguments.set }, arguments.json)
         }
         (None, None) => Err(Error::Usage("give a configuration, or `--resume` and the folder of a run".to_owned())),
     }

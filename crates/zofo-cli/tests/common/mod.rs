@@ -93,6 +93,11 @@ impl Workspace {
         Command::new(ZOFO).current_dir(self.folder.path()).args(arguments).assert()
     }
 
+    /// As [`zofo`](Self::zofo), in another working folder.
+    pub fn zofo_in(&self, folder: &Path, arguments: &str) -> Assert {
+        Command::new(ZOFO).current_dir(folder).args(arguments.split_whitespace()).assert()
+    }
+
     /// The program, not started yet, with all its output thrown away.
     pub fn process(&self, arguments: &str) -> process::Command {
         let mut command = process::Command::new(ZOFO);
@@ -138,6 +143,11 @@ pub struct Results {
 }
 
 impl Results {
+    /// The content of one of the files.
+    pub fn file(&self, name: &str) -> &[u8] {
+        &self.files[name]
+    }
+
     /// Fails unless all bytes are the same. `context` says what was done.
     #[track_caller]
     pub fn assert_equal(&self, expected: &Self, context: &str) {

@@ -4,7 +4,7 @@
 
 use half::bf16;
 
-use super::isa::Kernel;
+use super::run::Kernel;
 use super::stream::{Piece, Stream};
 use super::weight::{Weight, round_stochastically};
 

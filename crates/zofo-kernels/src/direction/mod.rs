@@ -26,10 +26,10 @@
 //! The index is row-major in the tensor as Hugging Face stores it, and the name is the one that is
 //! written to `backbone/`.
 
-mod isa;
 mod kernel;
 mod normal;
 mod philox;
+mod run;
 mod stream;
 mod weight;
 
@@ -41,11 +41,11 @@ mod tests;
 use half::bf16;
 use sha2::{Digest, Sha256};
 
-pub use self::isa::Isa;
 pub use self::weight::Weight;
+pub use crate::isa::Isa;
 
-use self::isa::Kernel;
 use self::kernel::{Fill, Perturb, PerturbPair, UpdateBf16, UpdateF32};
+use self::run::{Kernel, run_with};
 use self::stream::{MAX_ELEMENTS, Stream};
 
 /// The version of the map from (seed, parameter name, element index) to bits that this module
@@ -134,6 +134,6 @@ impl Direction {
             end.is_some_and(|end| end <= MAX_ELEMENTS),
             "elements {start} + {len} exceed the 2^58 that a parameter may have"
         );
-        self.isa.run(&Stream::new(self.seed, self.parameter.0), start, len, kernel);
+        run_with(self.isa, &Stream::new(self.seed, self.parameter.0), start, len, kernel);
     }
 }

@@ -60,7 +60,7 @@ fn every_path_of_this_cpu_is_tested() {
     assert_eq!(names.first(), Some(&"portable"));
     assert_eq!(names.last(), Some(&Isa::best().name()));
     #[cfg(target_arch = "x86_64")]
-    assert_eq!(names.contains(&"avx2"), is_x86_feature_detected!("avx2"));
+    assert_eq!(names.contains(&"avx2"), is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
 }
 
 #[test]

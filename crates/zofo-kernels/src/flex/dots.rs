@@ -8,8 +8,8 @@
 //! results do not depend on the number of threads.
 
 use super::columns::SharedColumns;
-use super::isa::Isa;
 use super::weight::WeightMatrix;
+use crate::isa::{Isa, Set};
 use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -82,15 +82,15 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     fn run(&self, isa: Isa) {
-        match isa {
-            Isa::Portable => self.blocks(portable),
+        match isa.set() {
+            Set::Portable => self.blocks(portable),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => self.blocks(|x: [&[f32]; 3], w: [&[f32]; 4]| {
-                // SAFETY: `Isa::best` found the instruction set on this CPU; all rows have one length.
+            Set::Avx2 => self.blocks(|x: [&[f32]; 3], w: [&[f32]; 4]| {
+                // SAFETY: an `Isa` proves that the CPU has the features of its set; all rows have one length.
                 unsafe { avx2(x, w) }
             }),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => self.blocks(|x: [&[f32]; 6], w: [&[f32]; 4]| {
+            Set::Avx512 => self.blocks(|x: [&[f32]; 6], w: [&[f32]; 4]| {
                 // SAFETY: as above.
                 unsafe { avx512(x, w) }
             }),

@@ -9,8 +9,8 @@
 //! not depend on the number of threads.
 
 use super::columns::SharedColumns;
-use super::isa::Isa;
 use super::weight::WeightMatrix;
+use crate::isa::{Isa, Set};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -21,14 +21,14 @@ const DEPTH: usize = 512;
 
 /// y = x·W: x `[rows, out]`, W `[out, in]`, y `[rows, in]`. For a pair, the first half of the rows sees one sign.
 pub(super) fn product(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
-    match Isa::best() {
-        Isa::Portable => Kernel::<4, 8>(portable).product(x, weight),
-        // SAFETY: `Isa::best` found the instruction set on this CPU.
+    match Isa::best().set() {
+        Set::Portable => Kernel::<4, 8>(portable).product(x, weight),
+        // SAFETY: an `Isa` proves that the CPU has the features of its set.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Kernel::<6, 16>(|x, w| unsafe { avx2(x, w) }).product(x, weight),
+        Set::Avx2 => Kernel::<6, 16>(|x, w| unsafe { avx2(x, w) }).product(x, weight),
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Kernel::<12, 32>(|x, w| unsafe { avx512(x, w) }).product(x, weight),
+        Set::Avx512 => Kernel::<12, 32>(|x, w| unsafe { avx512(x, w) }).product(x, weight),
     }
 }
 

@@ -7,7 +7,6 @@ mod attention;
 mod columns;
 mod dots;
 mod gemm;
-mod isa;
 mod nll;
 mod simd;
 mod weight;

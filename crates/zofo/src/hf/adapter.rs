@@ -136,7 +136,7 @@ impl PeftLora {
     /// for messages.
     ///
     /// # Errors
-    /// The first module that the model does not have, or that has another shape.
+    /// The first module that the model does not have, or that has another shape, or that is the output matrix.
     pub fn check_against(&self, config: &DecoderConfig, dir: &Path) -> Result<(), HfError> {
         let matrices: BTreeMap<_, _> = config
             .parameters()
@@ -149,6 +149,14 @@ impl PeftLora {
             .collect();
         for pair in &self.tensors {
             let module = &pair.module;
+            if config.names.head.strip_suffix(".weight") == Some(module) {
+                return Err(HfError::Unsupported {
+                    path: dir.join(WEIGHTS),
+                    what: format!("module \"{module}\""),
+                    found: "LoRA on the output matrix".to_owned(),
+                    supported: "LoRA on the linear layers inside the blocks".to_owned(),
+                });
+            }
             let found = [pair.b.shape[0], pair.a.shape[1]];
             let expected = match matrices.get(module) {
                 Some(shape) if *shape == found => continue,
@@ -189,11 +197,7 @@ impl PeftLora {
                     return unexpected(what(), expected, format!("{:?}", matrix.shape));
                 }
             }
-            let is_target = |target: &String| {
-                let before = module.strip_suffix(target.as_str());
-                before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
-            };
-            if !self.target_modules.iter().any(is_target) {
+            if !self.target_modules.iter().any(|target| is_target(module, target)) {
                 // PEFT would not make a place for its tensors, and leave them out.
                 let expected = format!("one of the target_modules of {CONFIG}");
                 return unexpected(format!("module \"{module}\""), expected, self.target_modules.join(", "));
@@ -205,6 +209,11 @@ impl PeftLora {
         }
         Ok(())
     }
+}
+
+/// PEFT's rule for a list of targets: a module is one by its whole path, or the end of it.
+pub(crate) fn is_target(module: &str, target: &str) -> bool {
+    module.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// The pairs in the file, by the order of their modules' names.

@@ -24,6 +24,7 @@ mod safetensors;
 #[cfg(test)]
 mod test_model;
 
+pub(crate) use adapter::is_target;
 pub use adapter::{LoraMatrix, LoraPair, PeftLora};
 pub use atomic::FileError;
 pub use dtype::{StoredDtype, WeightDtype, hash_bytes};

@@ -9,8 +9,9 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use zofo_kernels::WeightView;
 use zofo_kernels::direction::ParameterId;
+use zofo_kernels::tensor::{StoredBytes, stored_bytes};
+use zofo_kernels::{Noise, WeightView};
 
 /// One weight of the backbone.
 pub struct Parameter {
@@ -44,7 +45,11 @@ impl Parameter {
 
     /// Calls `f` with the values as they are stored, row-major and little endian.
     pub fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
-        zofo_kernels::tensor::with_bytes(self.value(), f)
+        f(&self.bytes())
+    }
+
+    fn bytes(&self) -> StoredBytes {
+        stored_bytes(self.value())
     }
 }
 
@@ -118,15 +123,19 @@ impl Backbone {
     }
 
     /// θ ← θ − `coefficient`·z, in place.
+    ///
+    /// # Panics
+    ///
+    /// If a stored direction lacks a weight, or has too few values for one.
     pub fn descend(&mut self, direction: &BackboneDirection, coefficient: f32) {
         for parameter in &mut self.parameters {
-            parameter.descend(direction, coefficient);
+            parameter.descend(direction.of(&parameter.name, parameter.id), coefficient);
         }
     }
 
     /// One weight of θ ← θ − `coefficient`·z.
-    pub(crate) fn descend_one(&mut self, index: usize, direction: &BackboneDirection, coefficient: f32) {
-        self.parameters[index].descend(direction, coefficient);
+    pub(crate) fn descend_one(&mut self, index: usize, noise: Noise, coefficient: f32) {
+        self.parameters[index].descend(noise, coefficient);
     }
 
     /// Writes θ as a Hugging Face model folder, with configuration and tokenizer of the model that it came from.
@@ -136,7 +145,7 @@ impl Backbone {
     /// Those of [`ModelFiles::write_backbone`].
     pub fn write(&self, files: &ModelFiles, dir: &Path) -> Result<(), HfError> {
         files.write_backbone(dir, self.dtype, |name| {
-            Ok::<Bytes, HfError>(self.parameters[self.index[name]].value().to_data().into_bytes())
+            Ok::<StoredBytes, HfError>(self.parameters[self.index[name]].bytes())
         })
     }
 
@@ -173,8 +182,7 @@ impl Parameter {
         Self { name, id, shape, value }
     }
 
-    fn descend(&mut self, direction: &BackboneDirection, coefficient: f32) {
-        let noise = direction.of(&self.name, self.id);
+    fn descend(&mut self, noise: Noise, coefficient: f32) {
         // The kernel updates in place what nobody else holds, so the weight leaves its place meanwhile.
         let empty = Tensor::empty([0, 0], &self.value.device());
         let value = std::mem::replace(&mut self.value, empty);

@@ -68,7 +68,7 @@ impl Batch {
         (batch, ranges)
     }
 
-    /// One row that continues a cache of `past` tokens, and counts in its last position only.
+    /// One row that continues a cache of `past` tokens. No prediction counts: it is for logits.
     pub fn continuation(ids: &[u32], past: usize) -> Self {
         let mut batch = Self::default();
         batch.push_row(ids, past, None);

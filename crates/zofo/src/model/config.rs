@@ -1,5 +1,7 @@
 //! What a decoder is made of, read from data: no family has forward code of its own.
 
+use crate::task::ModelLimits;
+
 /// How positions enter attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
@@ -136,6 +138,11 @@ impl DecoderConfig {
     /// Whether input and output share one matrix.
     pub fn is_tied(&self) -> bool {
         self.names.head == self.names.embedding
+    }
+
+    /// What the model can take.
+    pub fn limits(&self) -> ModelLimits {
+        ModelLimits { vocabulary: self.vocabulary, context: self.max_positions }
     }
 
     /// Name and shape of every weight, in the order of the forward pass; a tied matrix once.

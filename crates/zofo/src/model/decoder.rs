@@ -26,13 +26,6 @@ pub struct KeyValueCache {
     tokens: usize,
 }
 
-impl KeyValueCache {
-    /// Number of cached tokens.
-    pub fn tokens(&self) -> usize {
-        self.tokens
-    }
-}
-
 /// Everything that the blocks of one pass have in common.
 struct Pass<'a> {
     backbone: &'a Backbone,
@@ -172,12 +165,14 @@ impl<'a> Pass<'a> {
         if !self.spans.iter().any(|(_, adapter)| adapted(adapter)) {
             return y;
         }
+        let device = y.device();
         let deltas = self.spans.iter().filter(|(rows, _)| !rows.is_empty()).map(|(rows, adapter)| {
             let x = x.clone().slice([rows.clone()]);
             let delta = adapter.and_then(|adapter| adapter.delta(name, x));
-            delta.unwrap_or_else(|| Tensor::zeros([rows.len(), width], &y.device()))
+            delta.unwrap_or_else(|| Tensor::zeros([rows.len(), width], &device))
         });
-        y.clone() + Tensor::cat(deltas.collect(), 0)
+        let deltas = Tensor::cat(deltas.collect(), 0);
+        y + deltas
     }
 }
 

@@ -1,6 +1,6 @@
 //! LoRA: W·x + (α/r)·B·A·x with A `[r, in]` and B `[out, r]` (Hu et al., 2021).
 
-use crate::hf::{HfError, LoraMatrix, LoraPair, PeftLora};
+use crate::hf::{HfError, LoraMatrix, LoraPair, PeftLora, is_target};
 use crate::model::DecoderConfig;
 use crate::task::SplitMix64;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -53,12 +53,12 @@ impl Lora {
     pub fn new(config: LoraConfig, model: &DecoderConfig, seed: u64, device: &Device) -> Result<Self, UnknownTarget> {
         let linear = linear_modules(model);
         for target in &config.targets {
-            if !linear.iter().any(|(module, _)| matches(module, target)) {
+            if !linear.iter().any(|(module, _)| is_target(module, target)) {
                 return Err(UnknownTarget { target: target.clone(), known: last_parts(&linear) });
             }
         }
         let chosen =
-            linear.into_iter().filter(|(module, _)| config.targets.iter().any(|target| matches(module, target)));
+            linear.into_iter().filter(|(module, _)| config.targets.iter().any(|target| is_target(module, target)));
         let (mut modules, mut pairs) = (Vec::new(), Vec::new());
         for (index, (module, [out, input])) in chosen.enumerate() {
             let mut random = SplitMix64::keyed(seed, "lora", index as u64);
@@ -188,23 +188,4 @@ fn last_parts(linear: &[(String, [usize; 2])]) -> Vec<String> {
         }
     }
     parts
-}
-
-/// PEFT's rule for a list of targets: the whole name, or its last parts.
-fn matches(module: &str, target: &str) -> bool {
-    module.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn targets_match_whole_parts_of_names() {
-        assert!(matches("model.layers.0.self_attn.q_proj", "q_proj"));
-        assert!(matches("model.layers.0.self_attn.q_proj", "self_attn.q_proj"));
-        assert!(matches("q_proj", "q_proj"));
-        assert!(!matches("model.layers.0.self_attn.xq_proj", "q_proj"));
-        assert!(!matches("model.layers.0.self_attn.q_proj", "k_proj"));
-    }
 }

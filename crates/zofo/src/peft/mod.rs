@@ -4,7 +4,7 @@ mod lora;
 mod optimizer;
 
 pub use lora::{Lora, LoraConfig, UnknownTarget};
-pub use optimizer::{AdapterOptimizer, OptimizerState};
+pub use optimizer::{AdapterOptimizer, OptimizerKind, OptimizerState};
 
 use crate::hf::HfError;
 use crate::model::DecoderConfig;

@@ -1,14 +1,44 @@
 //! First-order optimizers of a PEFT block: Burn's, without weight decay, with PyTorch's constants.
 
 use super::{Adapter, AdapterGradients};
-use crate::run::config::Optimizer;
 use burn::optim::{
-    Adam, AdamConfig, AdamState, AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer as _, Sgd, SgdConfig,
+    Adam, AdamConfig, AdamState, AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer, Sgd, SgdConfig,
 };
 use burn::tensor::Tensor;
+use serde::Serialize;
+use std::fmt;
 
 /// ε of Adam and AdamW in PyTorch.
 const EPSILON: f32 = 1e-8;
+
+/// The optimizers of a PEFT block, by the names they have in configurations. None decays weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Adam with decoupled weight decay, of which there is none: the usual choice for LoRA.
+    AdamW,
+    /// Adam.
+    Adam,
+    /// Plain gradient descent.
+    Sgd,
+}
+
+impl OptimizerKind {
+    /// The name in configurations.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AdamW => "adamw",
+            Self::Adam => "adam",
+            Self::Sgd => "sgd",
+        }
+    }
+}
+
+impl fmt::Display for OptimizerKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
 
 /// An optimizer and its state for the tensors of one adapter.
 #[derive(Clone)]
@@ -34,14 +64,14 @@ pub struct OptimizerState {
 
 impl AdapterOptimizer {
     /// A fresh optimizer.
-    pub fn new(kind: Optimizer) -> Self {
+    pub fn new(kind: OptimizerKind) -> Self {
         match kind {
-            Optimizer::AdamW => {
+            OptimizerKind::AdamW => {
                 let config = AdamWConfig::new().with_epsilon(EPSILON).with_weight_decay(0.0);
                 Self::AdamW(config.build(), Vec::new())
             }
-            Optimizer::Adam => Self::Adam(AdamConfig::new().with_epsilon(EPSILON).build(), Vec::new()),
-            Optimizer::Sgd => Self::Sgd(SgdConfig::new().build()),
+            OptimizerKind::Adam => Self::Adam(AdamConfig::new().with_epsilon(EPSILON).build(), Vec::new()),
+            OptimizerKind::Sgd => Self::Sgd(SgdConfig::new().build()),
         }
     }
 
@@ -50,28 +80,8 @@ impl AdapterOptimizer {
         let tensors = adapter.tensors().into_iter().map(|(_, tensor)| tensor);
         let pairs = tensors.zip(gradients);
         let stepped = match self {
-            Self::AdamW(optimizer, states) => {
-                let old = std::mem::take(states).into_iter().map(Some).chain(std::iter::repeat(None));
-                pairs
-                    .zip(old)
-                    .map(|((tensor, gradient), state)| {
-                        let (tensor, state) = optimizer.step(learning_rate, tensor, gradient, state);
-                        states.extend(state);
-                        tensor
-                    })
-                    .collect()
-            }
-            Self::Adam(optimizer, states) => {
-                let old = std::mem::take(states).into_iter().map(Some).chain(std::iter::repeat(None));
-                pairs
-                    .zip(old)
-                    .map(|((tensor, gradient), state)| {
-                        let (tensor, state) = optimizer.step(learning_rate, tensor, gradient, state);
-                        states.extend(state);
-                        tensor
-                    })
-                    .collect()
-            }
+            Self::AdamW(optimizer, states) => advance(optimizer, states, pairs, learning_rate),
+            Self::Adam(optimizer, states) => advance(optimizer, states, pairs, learning_rate),
             Self::Sgd(optimizer) => {
                 pairs.map(|(tensor, gradient)| optimizer.step(learning_rate, tensor, gradient, None).0).collect()
             }
@@ -104,4 +114,20 @@ impl AdapterOptimizer {
             Self::Sgd(_) => {}
         }
     }
+}
+
+/// The tensors after one step, each with its gradient and its state; there are no states before the first step.
+fn advance<O: Optimizer>(
+    optimizer: &O,
+    states: &mut Vec<O::State<2>>,
+    pairs: impl Iterator<Item = (Tensor<2>, Tensor<2>)>,
+    learning_rate: f64,
+) -> Vec<Tensor<2>> {
+    let old = std::mem::take(states).into_iter().map(Some).chain(std::iter::repeat(None));
+    let step = |((tensor, gradient), state)| {
+        let (tensor, state) = optimizer.step(learning_rate, tensor, gradient, state);
+        states.extend(state);
+        tensor
+    };
+    pairs.zip(old).map(step).collect()
 }

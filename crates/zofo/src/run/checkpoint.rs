@@ -19,7 +19,7 @@ use std::path::Path;
 /// Key of the state in the file's metadata.
 const STATE: &str = "zofo";
 /// Version of the file's content.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// Where the best evaluation was, and what it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,7 +55,8 @@ pub(super) enum Stage {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct State {
-    version: u32,
+    /// [`VERSION`].
+    pub(super) version: u32,
     /// Of the configuration: see `Config::fingerprint`.
     pub(super) fingerprint: String,
     pub(super) stage: Stage,
@@ -70,8 +71,10 @@ pub(super) struct State {
     pub(super) training_seconds: f64,
     pub(super) cursors: Cursors,
     pub(super) backbone_optimizer: UpdaterState,
-    adapter_steps: usize,
-    shadow_steps: usize,
+    /// Steps of the optimizer of p.
+    pub(super) adapter_steps: usize,
+    /// Steps of the optimizer of s.
+    pub(super) shadow_steps: usize,
     pub(super) best: Option<Best>,
     pub(super) snapshot: Option<SnapshotReference>,
 }
@@ -86,43 +89,10 @@ pub(super) struct Blocks {
     pub(super) best: Option<(Adapter, Adapter)>,
 }
 
-/// What a caller knows when it saves.
-pub(super) struct Progress {
-    pub(super) fingerprint: String,
-    pub(super) stage: Stage,
-    pub(super) warm_steps: usize,
-    pub(super) step: u64,
-    pub(super) evaluated: Option<u64>,
-    pub(super) journal_records: u64,
-    pub(super) metrics_bytes: u64,
-    pub(super) training_seconds: f64,
-    pub(super) cursors: Cursors,
-    pub(super) backbone_optimizer: UpdaterState,
-    pub(super) best: Option<Best>,
-    pub(super) snapshot: Option<SnapshotReference>,
-}
-
 /// Writes a checkpoint in the place of the last one.
-pub(super) fn save(path: &Path, progress: Progress, blocks: &Blocks) -> Result<(), RunError> {
-    let state = State {
-        version: VERSION,
-        fingerprint: progress.fingerprint,
-        stage: progress.stage,
-        warm_steps: progress.warm_steps,
-        step: progress.step,
-        evaluated: progress.evaluated,
-        journal_records: progress.journal_records,
-        metrics_bytes: progress.metrics_bytes,
-        training_seconds: progress.training_seconds,
-        cursors: progress.cursors,
-        backbone_optimizer: progress.backbone_optimizer,
-        adapter_steps: blocks.adapter_optimizer.steps,
-        shadow_steps: blocks.shadow_optimizer.steps,
-        best: progress.best,
-        snapshot: progress.snapshot,
-    };
+pub(super) fn save(path: &Path, state: &State, blocks: &Blocks) -> Result<(), RunError> {
     let broken = |problem: String| RunError::Checkpoint { path: path.to_owned(), problem };
-    let json = serde_json::to_string(&state).map_err(|error| broken(error.to_string()))?;
+    let json = serde_json::to_string(state).map_err(|error| broken(error.to_string()))?;
 
     let mut tensors: Vec<(String, TensorData)> = Vec::new();
     let mut put = |prefix: &str, names: &Adapter, values: &[Tensor<2>]| {
@@ -158,7 +128,7 @@ pub(super) fn save(path: &Path, progress: Progress, blocks: &Blocks) -> Result<(
 pub(super) fn load(path: &Path, template: &Adapter, device: &Device) -> Result<(State, Blocks), RunError> {
     let broken = |problem: String| RunError::Checkpoint { path: path.to_owned(), problem };
     let unreadable = |error: safetensors::SafeTensorError| {
-        broken(format!("is no checkpoint ({error}); it may be damaged: restore or remove it"))
+        broken(format!("is no checkpoint ({error}); it may be damaged: restore it from a copy"))
     };
     let bytes = std::fs::read(path).map_err(RunError::io(path))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(unreadable)?;
@@ -239,7 +209,7 @@ pub(super) fn stage(path: &Path) -> Result<Stage, RunError> {
     let state = json.and_then(|json| serde_json::from_str::<StageOnly>(&json).ok());
     state.map(|state| state.stage).ok_or_else(|| RunError::Checkpoint {
         path: path.to_owned(),
-        problem: "is no checkpoint of this program; it may be damaged: restore or remove it".to_owned(),
+        problem: "is no checkpoint of this program; it may be damaged: restore it from a copy".to_owned(),
     })
 }
 

@@ -28,6 +28,7 @@ pub use sections::{
     Optimizer, OuterConfig, PeftConfig, PeftKind, RunConfig, ShadowInit,
 };
 
+use crate::task::Task;
 use keys::{Effect, KEYS, Key};
 use reader::Reader;
 use source::Source;
@@ -82,6 +83,19 @@ impl Config {
         let run = RunConfig::read(&reader)?;
         let unused = unused_keys(KEYS, source.keys(), method.name, peft.kind);
         Ok(Self { model, data, method, peft, inner, outer, run, unused })
+    }
+
+    /// The same configuration with paths of inputs that do not depend on the working folder. A path that has no such
+    /// form in UTF-8, which is all that TOML can hold, stays as it is.
+    #[must_use]
+    pub fn with_absolute_paths(mut self) -> Self {
+        self.model.path = paths::absolute(&self.model.path);
+        self.data.dir = paths::absolute(&self.data.dir);
+        let is_builtin = Task::builtin_names().any(|name| name == self.data.task);
+        if !is_builtin && Path::new(&self.data.task).is_file() {
+            self.data.task = paths::absolute(Path::new(&self.data.task)).display().to_string();
+        }
+        self
     }
 
     /// Keys that were set but belong to another method or PEFT block than the chosen one, in the

@@ -6,6 +6,7 @@ use crate::peft::UnknownTarget;
 use crate::task::TaskError;
 use crate::train::bilevel::StepError;
 use crate::zo::journal::JournalError;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Why a run could not start or go on.
@@ -71,14 +72,16 @@ pub enum RunError {
         problem: String,
     },
     /// Training cannot go on; everything up to then is saved.
-    #[error("step {step}: {source}; all up to step {} is saved in `{}`", step - 1, output.display())]
+    #[error("{place}: {source}; what was trained before is saved in `{}`{}", output.display(), results_in(*results))]
     Diverged {
-        /// The step that failed.
-        step: u64,
+        /// What failed.
+        place: Place,
         /// The run's folder.
         output: PathBuf,
         /// Why.
         source: StepError,
+        /// The step whose results were written in spite of it.
+        results: Option<u64>,
     },
     /// The operating system refused something.
     #[error("`{}`: {source}", path.display())]
@@ -88,6 +91,37 @@ pub enum RunError {
         /// Its answer.
         source: std::io::Error,
     },
+}
+
+/// A part of a run in which numbers can stop being finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This inner step of the warm start.
+    WarmStart(usize),
+    /// This outer step.
+    Step(u64),
+    /// The evaluation on the validation part after this outer step.
+    Validation(u64),
+    /// The final evaluation of what was kept, which is from this outer step.
+    Results(u64),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WarmStart(step) => write!(formatter, "inner step {step} of the warm start"),
+            Self::Step(step) => write!(formatter, "step {step}"),
+            Self::Validation(step) => write!(formatter, "validation after step {step}"),
+            Self::Results(step) => write!(formatter, "final evaluation of step {step}"),
+        }
+    }
+}
+
+/// The end of the message of a diverged run.
+fn results_in(step: Option<u64>) -> String {
+    step.map_or_else(String::new, |step| {
+        format!(", and the results of step {step}, the best on the validation part, are in its adapter/, backbone/ and summary.json")
+    })
 }
 
 impl RunError {

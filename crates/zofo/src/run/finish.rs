@@ -2,16 +2,18 @@
 
 use super::checkpoint::{self, Stage};
 use super::config::{Config, KeepAdapter};
-use super::error::RunError;
+use super::error::{Place, RunError};
 use super::folder::RunFolder;
 use super::inputs::Inputs;
 use super::metrics::Metrics;
 use super::progress::{Observer, Score};
 use super::replay;
+use super::snapshot::{self, SnapshotReference};
 use crate::eval::evaluate;
 use crate::hf::atomic::write_file_atomically;
 use crate::model::Backbone;
 use crate::peft::Adapter;
+use crate::train::bilevel::finite;
 use crate::zo::journal::Journal;
 use crate::zo::update::BackboneUpdater;
 use burn::tensor::Device;
@@ -25,6 +27,8 @@ pub(super) struct Kept {
     pub(super) step: u64,
     /// The updates that lead to its θ.
     pub(super) journal_records: u64,
+    /// A snapshot of θ on the way there.
+    pub(super) snapshot: Option<SnapshotReference>,
     /// Its p.
     pub(super) adapter: Adapter,
     /// Its s.
@@ -35,6 +39,8 @@ pub(super) struct Kept {
     /// Steps in which θ was not moved.
     pub(super) skipped: u64,
     pub(super) training_seconds: f64,
+    /// Why training could not go on, if it could not.
+    pub(super) diverged: Option<String>,
 }
 
 /// One of the combinations that are compared at the end.
@@ -60,6 +66,9 @@ pub struct Summary {
     pub kept_step: u64,
     /// Training without evaluation.
     pub training_seconds: f64,
+    /// Why training could not go on, if it could not; the kept step is then the best one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<String>,
     /// Untouched model; then θ₀ with p, θ with p, θ with s.
     pub scores: Vec<FinalScore>,
     /// Which block is in `adapter`.
@@ -76,6 +85,10 @@ pub struct Summary {
 
 /// Rebuilds θ of the kept step by forward replay, compares what was trained with what there was, and writes the results.
 /// `None` if it was interrupted: all of it can be done again.
+///
+/// # Errors
+///
+/// [`RunError::Diverged`] if a loss is not finite, and nothing is written then; what reading and writing files gives.
 pub(super) fn finish(
     folder: &RunFolder,
     config: &Config,
@@ -87,27 +100,49 @@ pub(super) fn finish(
     let mut backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;
     let examples = &inputs.evaluation;
     let mut scores = Vec::new();
-    let mut score = |name: &'static str, backbone: &Backbone, adapter: Option<&Adapter>| {
+    let step = kept.step;
+    let mut score = |name: &'static str, backbone: &Backbone, adapter: Option<&Adapter>| -> Result<(), RunError> {
         let progress = |done| observer.evaluating(name, done, examples.len());
         let result = evaluate(backbone, adapter, examples, progress);
-        let score = Score { accuracy: result.accuracy(), loss: result.loss() };
+        let loss = finite(name, result.loss()).map_err(|source| RunError::Diverged {
+            place: Place::Results(step),
+            output: folder.path().to_owned(),
+            source,
+            results: None,
+        })?;
+        let score = Score { accuracy: result.accuracy(), loss };
         scores.push(FinalScore { name, score, examples: examples.len() });
-        interrupted.load(Ordering::SeqCst)
+        Ok(())
     };
+    let stop = || interrupted.load(Ordering::SeqCst);
     let (p, s) = (Some(&kept.adapter), Some(&kept.shadow));
-    if score("untouched model", &backbone, None) || score("(θ₀, p)", &backbone, p) {
+    score("untouched model", &backbone, None)?;
+    if stop() {
         return Ok(None);
     }
+    score("(θ₀, p)", &backbone, p)?;
     let journal = Journal::read_tolerant(&folder.journal())?;
-    replay::check_base(&journal.header, &backbone, &folder.journal(), &config.model.path)?;
+    let base = replay::fingerprints(&backbone);
+    replay::check_base(&journal.header, &base, &folder.journal(), &config.model.path)?;
     let mut updater = BackboneUpdater::new(config.outer.optimizer);
-    for record in journal.records.iter().take(kept.journal_records as usize) {
+    let mut done = 0;
+    if let Some(reference) = kept.snapshot {
+        snapshot::read(folder, reference, &mut backbone, &mut updater)?;
+        done = reference.journal_records;
+    }
+    for record in journal.records.iter().take(kept.journal_records as usize).skip(done as usize) {
+        if stop() {
+            return Ok(None);
+        }
         updater.replay(&mut backbone, record);
     }
     drop(updater);
-    if score("(θ, p)", &backbone, p) || score("(θ, s)", &backbone, s) {
+    score("(θ, p)", &backbone, p)?;
+    if stop() {
         return Ok(None);
     }
+    // After this one, writing takes less time than doing all of it again.
+    score("(θ, s)", &backbone, s)?;
 
     let adapter = match config.method.keep {
         KeepAdapter::P => &kept.adapter,
@@ -120,6 +155,7 @@ pub(super) fn finish(
         skipped_steps: kept.skipped,
         kept_step: kept.step,
         training_seconds: kept.training_seconds,
+        diverged: kept.diverged,
         scores,
         kept_adapter: config.method.keep,
         adapter: folder.adapter(),
@@ -132,6 +168,9 @@ pub(super) fn finish(
     let json = serde_json::to_vec_pretty(&summary);
     let json = json.map_err(|error| RunError::io(&folder.summary())(error.into()))?;
     write_file_atomically(&folder.summary(), |writer| writer.write_all(&json))?;
-    checkpoint::set_stage(&folder.checkpoint(), Stage::Finished)?;
+    if summary.diverged.is_none() {
+        checkpoint::set_stage(&folder.checkpoint(), Stage::Finished)?;
+        snapshot::remove_others(folder, None)?;
+    }
     Ok(Some(summary))
 }

@@ -4,15 +4,19 @@ use super::config::Config;
 use super::error::RunError;
 use crate::hf::atomic;
 use std::ffi::OsStr;
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.toml";
+/// Not the configuration, because that can be replaced.
+const LOCK: &str = ".lock";
 
 /// A run's folder, held by one process at a time.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// The configuration to store once it is accepted, if it is another than the stored one.
+    changed: Option<Config>,
     /// Locked as long as this exists.
     _lock: File,
 }
@@ -42,28 +46,52 @@ impl RunFolder {
         Self::lock(path)
     }
 
-    /// Opens the folder of an earlier run and reads its configuration.
+    /// Opens the folder of an earlier run and reads its configuration, with `key=value` overlays on top. What they
+    /// change is not stored before [`accept_changes`](Self::accept_changes).
     ///
     /// # Errors
     ///
-    /// [`RunError::NotARun`], [`RunError::Busy`], or a configuration that cannot be read.
-    pub fn open(path: &Path) -> Result<(Self, Config), RunError> {
+    /// [`RunError::NotARun`], [`RunError::Busy`], a configuration or an overlay that cannot be read, or one that names
+    /// another folder.
+    pub fn open(path: &Path, overlays: &[String]) -> Result<(Self, Config), RunError> {
         let file = path.join(CONFIG);
         if !file.is_file() {
             return Err(RunError::NotARun { path: path.to_owned(), missing: CONFIG });
         }
-        let folder = Self::lock(path)?;
-        let mut config = Config::load(&file, &[])?;
+        let mut folder = Self::lock(path)?;
+        let mut config = Config::load(&file, overlays)?;
+        if !overlays.is_empty() {
+            if Config::load(&file, &[])?.run.output != config.run.output {
+                return Err(RunError::Conflict(
+                    "`run.output` cannot be set for a run that is resumed: move its folder, and resume it there"
+                        .to_owned(),
+                ));
+            }
+            config = config.with_absolute_paths();
+            folder.changed = Some(config.clone());
+        }
         // The folder may have been moved since.
         config.run.output = path.to_owned();
         Ok((folder, config))
     }
 
+    /// Stores what the overlays changed.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system refuses; the stored configuration is then as it was.
+    pub fn accept_changes(&self) -> Result<(), RunError> {
+        let Some(config) = &self.changed else { return Ok(()) };
+        let text = config.to_toml()?;
+        Ok(atomic::write_file_atomically(&self.path.join(CONFIG), |writer| writer.write_all(text.as_bytes()))?)
+    }
+
     fn lock(path: &Path) -> Result<Self, RunError> {
-        let file = path.join(CONFIG);
-        let lock = File::open(&file).map_err(RunError::io(&file))?;
+        let file = path.join(LOCK);
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
+        let lock = lock.map_err(RunError::io(&file))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), changed: None, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(RunError::Busy { path: path.to_owned() }),
             Err(TryLockError::Error(error)) => Err(RunError::io(&file)(error)),
         }

@@ -14,8 +14,6 @@ use serde::{Deserialize, Serialize};
 pub struct Inputs {
     /// The model's files.
     pub files: ModelFiles,
-    /// Its tokenizer.
-    pub tokenizer: tokenizers::Tokenizer,
     /// D_p.
     pub inner: Vec<EncodedExample>,
     /// D_f.
@@ -50,8 +48,7 @@ impl Inputs {
         )?;
         let count = evaluation_count(held_out.examples.len(), data.eval_examples);
 
-        let max_length = files.config().max_positions;
-        let encoder = Encoder::new(&task, data.template, &tokenizer, max_length)?;
+        let encoder = Encoder::new(&task, data.template, &tokenizer, files.config().limits())?;
         let pick = |rows: &[usize]| encoder.encode(rows.iter().map(|&row| &train.examples[row]));
         let parts = [
             pick(&splits.inner)?,
@@ -61,7 +58,7 @@ impl Inputs {
         ];
         let truncation = TruncationReport::sum(parts.iter().map(|part| &part.truncation));
         let [inner, outer, validation, evaluation] = parts.map(|part| part.examples);
-        Ok(Self { files, tokenizer, inner, outer, validation, evaluation, truncation })
+        Ok(Self { files, inner, outer, validation, evaluation, truncation })
     }
 }
 

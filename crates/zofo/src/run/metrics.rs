@@ -21,17 +21,18 @@ struct Event<'a, T> {
 }
 
 impl Metrics {
-    /// Opens the file and cuts it back to the `bytes` that a checkpoint vouches for.
-    pub(super) fn open(path: &Path, bytes: u64) -> Result<Self, RunError> {
+    /// Opens the file and cuts it back to the `bytes` that a checkpoint vouches for. Also returns how many of them are
+    /// missing.
+    pub(super) fn open(path: &Path, bytes: u64) -> Result<(Self, u64), RunError> {
         let open = || {
             let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-            let bytes = bytes.min(file.metadata()?.len());
-            file.set_len(bytes)?;
+            let kept = bytes.min(file.metadata()?.len());
+            file.set_len(kept)?;
             file.seek(SeekFrom::End(0))?;
-            Ok((file, bytes))
+            Ok((file, kept))
         };
-        let (file, bytes) = open().map_err(RunError::io(path))?;
-        Ok(Self { file, path: path.to_owned(), bytes })
+        let (file, kept) = open().map_err(RunError::io(path))?;
+        Ok((Self { file, path: path.to_owned(), bytes: kept }, bytes - kept))
     }
 
     /// Appends one event.

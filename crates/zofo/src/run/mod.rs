@@ -16,7 +16,7 @@ mod replay;
 mod session;
 mod snapshot;
 
-pub use error::RunError;
+pub use error::{Place, RunError};
 pub use finish::{FinalScore, Summary};
 pub use folder::RunFolder;
 pub use inputs::Inputs;

@@ -110,7 +110,13 @@ impl Plan {
             tokens_per_batch: [inner_batch, f],
             forward_passes: steps + 2 + 6,
             backward_passes: steps + 2,
-            peak_memory: peak_memory(config, inputs, backbone_parameters, adapter_parameters, f + p),
+            peak_memory: peak_memory(
+                config,
+                inputs,
+                backbone_parameters,
+                adapter_parameters,
+                PassTokens { gradient: inner_batch.max(f + p), forward: forward_tokens.max(EVALUATION_TOKENS) },
+            ),
             seconds_per_step,
             max_steps: config.run.max_steps,
             max_minutes: config.run.max_minutes,
@@ -122,6 +128,17 @@ impl Plan {
     }
 }
 
+/// Tokens that an evaluation feeds at once.
+const EVALUATION_TOKENS: f64 = 2048.0;
+
+/// Tokens of the largest pass of each kind.
+struct PassTokens {
+    /// With gradients.
+    gradient: f64,
+    /// Without.
+    forward: f64,
+}
+
 /// Weights, the activations that the larger of both kinds of passes keeps, the blocks with their optimizers, and the
 /// program itself.
 fn peak_memory(
@@ -129,7 +146,7 @@ fn peak_memory(
     inputs: &Inputs,
     backbone_parameters: usize,
     adapter_parameters: usize,
-    gradient_tokens: f64,
+    tokens: PassTokens,
 ) -> u64 {
     /// The program, the tokenizer and the encoded data.
     const BASE: f64 = 60e6;
@@ -139,8 +156,7 @@ fn peak_memory(
     let weights = backbone_parameters * (bytes_per_weight + if adam { 8 } else { 0 });
     // p, s, their gradient, two moments each, and the best pair.
     let blocks = adapter_parameters * 4 * 9;
-    let zo_tokens = 3.0 * gradient_tokens;
-    let activations = (gradient_tokens * saved_per_token(model)).max(zo_tokens * transient_per_token(model));
+    let activations = (tokens.gradient * saved_per_token(model)).max(tokens.forward * transient_per_token(model));
     (weights as f64 + blocks as f64 + activations + BASE) as u64
 }
 

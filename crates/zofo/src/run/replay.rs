@@ -36,7 +36,7 @@ pub fn replay(
     let files = ModelFiles::open(base)?;
     let records = Journal::read_tolerant(journal)?;
     let mut backbone = Backbone::load(&files, records.header.storage, &Device::flex())?;
-    check_base(&records.header, &backbone, journal, base)?;
+    check_base(&records.header, &fingerprints(&backbone), journal, base)?;
     let mut updater = updater_of(&records.header, journal)?;
     let wanted = records.records.iter().take_while(|r| until.is_none_or(|until| r.step <= until));
     let wanted: Vec<_> = wanted.collect();
@@ -54,21 +54,44 @@ pub fn replay(
 
 /// The header of a journal for updates of this backbone, which must be the untouched base model.
 pub(super) fn header(backbone: &Backbone, optimizer: BackboneOptimizer) -> JournalHeader {
-    let tensors = backbone.parameters().iter().zip(backbone.hashes());
-    let tensors = tensors.map(|(p, hash)| TensorFingerprint::new(p.name(), p.shape(), hash));
-    JournalHeader::new(backbone.dtype(), BackboneUpdater::record(optimizer), tensors.collect())
+    JournalHeader::new(backbone.dtype(), BackboneUpdater::record(optimizer), fingerprints(backbone))
 }
 
-/// Checks that `backbone` is the base model that a journal's updates were made for.
-pub(super) fn check_base(
+/// What a journal keeps of the base model's tensors.
+pub(super) fn fingerprints(backbone: &Backbone) -> Vec<TensorFingerprint> {
+    let tensors = backbone.parameters().iter().zip(backbone.hashes());
+    tensors.map(|(p, hash)| TensorFingerprint::new(p.name(), p.shape(), hash)).collect()
+}
+
+/// Checks that a journal has the header that this program would give to one of the run at hand.
+pub(super) fn check_header(
     header: &JournalHeader,
-    backbone: &Backbone,
+    expected: &JournalHeader,
     journal: &Path,
     base: &Path,
 ) -> Result<(), RunError> {
-    let hashes = backbone.hashes();
-    let found = backbone.parameters().iter().zip(hashes);
-    let found: Vec<_> = found.map(|(p, hash)| TensorFingerprint::new(p.name(), p.shape(), hash)).collect();
+    check_base(header, &expected.tensors, journal, base)?;
+    if header == expected {
+        return Ok(());
+    }
+    Err(RunError::ForeignJournal(format!(
+        "the journal `{}` was written for weights stored as {} and the optimizer `{}`, or with other constants of it than \
+         this version has; this run has {} and `{}`: go on with the version and the settings that it was started with",
+        journal.display(),
+        header.storage,
+        header.optimizer.name,
+        expected.storage,
+        expected.optimizer.name,
+    )))
+}
+
+/// Checks that `found` are the tensors of the base model that a journal's updates were made for.
+pub(super) fn check_base(
+    header: &JournalHeader,
+    found: &[TensorFingerprint],
+    journal: &Path,
+    base: &Path,
+) -> Result<(), RunError> {
     let different = header.tensors.iter().find(|expected| !found.contains(expected));
     if different.is_none() && header.tensors.len() == found.len() {
         return Ok(());
@@ -97,4 +120,35 @@ fn updater_of(header: &JournalHeader, journal: &Path) -> Result<BackboneUpdater,
             journal.display()
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hf::WeightDtype;
+
+    #[test]
+    fn a_journal_of_another_run_is_told_apart() {
+        let header = |storage, optimizer, hash| {
+            let tensors = vec![TensorFingerprint::new("w", &[2, 3], [hash; 32])];
+            JournalHeader::new(storage, BackboneUpdater::record(optimizer), tensors)
+        };
+        let expected = header(WeightDtype::F32, BackboneOptimizer::Rms, 1);
+        let problem = |found: &JournalHeader| {
+            let checked = check_header(found, &expected, Path::new("journal.zofo"), Path::new("model"));
+            checked.err().map(|error| error.to_string())
+        };
+        assert_eq!(problem(&expected), None);
+        for (found, words) in [
+            (header(WeightDtype::F32, BackboneOptimizer::Rms, 2), "`model` is not the base model"),
+            (header(WeightDtype::Bf16, BackboneOptimizer::Rms, 1), "stored as bf16"),
+            (header(WeightDtype::F32, BackboneOptimizer::Sgd, 1), "the optimizer `sgd`"),
+        ] {
+            let problem = problem(&found).unwrap();
+            assert!(problem.contains(words) && problem.contains("journal.zofo"), "{problem}");
+        }
+        let mut constants = expected.clone();
+        constants.optimizer.constants.clear();
+        assert!(problem(&constants).unwrap().contains("other constants"));
+    }
 }

@@ -1,29 +1,30 @@
 //! A training run from its first step, or from its last checkpoint, to its end.
 
-use super::checkpoint::{self, Best, Blocks, Progress, Stage, State};
-use super::config::{Config, KeepAdapter, LrSchedule, ShadowInit};
-use super::error::RunError;
+mod evaluate;
+mod open;
+
+use super::checkpoint::{self, Best, Blocks, Stage, State};
+use super::config::{Config, Keep, LrSchedule};
+use super::error::{Place, RunError};
 use super::finish::{self, Kept};
 use super::folder::RunFolder;
 use super::inputs::{Cursors, Inputs, RunBatches};
 use super::metrics::Metrics;
 use super::plan::{Plan, Speed};
-use super::progress::{EvaluationRecord, Observer, Score, StepRecord};
-use super::replay;
+use super::progress::{Observer, StepRecord};
 use super::snapshot::{self, SnapshotReference};
-use crate::eval::evaluate;
 use crate::hf::WeightDtype;
-use crate::model::{Backbone, Batch, Part};
-use crate::peft::{Adapter, AdapterOptimizer, Lora, LoraConfig};
+use crate::model::{Backbone, Batch};
+use crate::peft::{Adapter, AdapterOptimizer};
 use crate::task::SplitMix64;
 use crate::train::bilevel::{Batches, Bilevel, LearningRates, StepError, StepReport};
-use crate::train::loss::{loss, loss_gradients, losses};
-use crate::zo::estimator::{loss_noise, noise_floor};
+use crate::train::loss::{loss, loss_gradients};
+use crate::zo::BackboneDirection;
 use crate::zo::journal::{JournalWriter, Record};
 use crate::zo::optimizer::{BackboneOptimizer, Step};
-use crate::zo::update::{BackboneUpdater, UpdaterState};
-use crate::zo::{BackboneDirection, Perturbation};
+use crate::zo::update::UpdaterState;
 use burn::tensor::Device;
+use open::new_adapters;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -32,15 +33,17 @@ use std::time::{Duration, Instant};
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 /// A snapshot of θ is written when replaying from the last one would take longer than this.
 const LONGEST_REPLAY: Duration = Duration::from_secs(60);
-/// Directions over which the rounding of a loss is measured.
-const NOISE_DIRECTIONS: u64 = 4;
-
 /// What to train.
 pub enum Start<'a> {
     /// A new run.
     New(Box<Config>),
-    /// The run in this folder, from its last checkpoint.
-    Resume(&'a Path),
+    /// A run, from its last checkpoint.
+    Resume {
+        /// Its folder.
+        folder: &'a Path,
+        /// `key=value` over its configuration; what a step computes cannot be changed.
+        overlays: &'a [String],
+    },
 }
 
 /// How a run ended.
@@ -63,30 +66,38 @@ pub enum Outcome {
 pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool) -> Result<Outcome, RunError> {
     let (folder, config, inputs) = match start {
         Start::New(config) => {
+            let config = config.with_absolute_paths();
             // Everything that can be wrong with the inputs is found before the folder is made.
             let inputs = Inputs::open(&config)?;
             check(&config)?;
             RunBatches::new(&inputs, &config)?;
             new_adapters(&config, &inputs)?;
-            (RunFolder::create(&config)?, *config, inputs)
+            (RunFolder::create(&config)?, config, inputs)
         }
-        Start::Resume(path) => {
-            let (folder, config) = RunFolder::open(path)?;
+        Start::Resume { folder: path, overlays } => {
+            let (folder, config) = RunFolder::open(path, overlays)?;
             if checkpoint_stage(&folder)? == Some(Stage::Finished) {
+                // A kill may have come between the end and this.
+                snapshot::remove_others(&folder, None)?;
                 return Ok(Outcome::AlreadyFinished);
             }
             let inputs = Inputs::open(&config)?;
+            check(&config)?;
             (folder, config, inputs)
         }
     };
-    let mut session = Session::open(&folder, &config, &inputs)?;
+    let Some(mut session) = Session::open(&folder, &config, &inputs, observer, interrupted)? else {
+        return Ok(Outcome::Interrupted);
+    };
     observer.plan(&session.plan()?);
     if session.step > 0 || session.warm_steps > 0 {
         observer.note(&format!("resumed after step {}", session.step));
     }
     if session.stage == Stage::Training {
-        if !session.train(observer, interrupted)? {
-            return Ok(Outcome::Interrupted);
+        match session.train(observer, interrupted) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Outcome::Interrupted),
+            Err(error) => return Err(salvage(session, error, observer, interrupted)),
         }
         session.stage = Stage::Trained;
         session.save()?;
@@ -98,6 +109,21 @@ pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool
             Ok(Outcome::Finished)
         }
         None => Ok(Outcome::Interrupted),
+    }
+}
+
+/// If training diverged after it had reached something, writes the results of the best step. Returns the error to report.
+fn salvage(session: Session, error: RunError, observer: &mut dyn Observer, interrupted: &AtomicBool) -> RunError {
+    let RunError::Diverged { place, output, source, .. } = error else { return error };
+    let diverged = |results| RunError::Diverged { place, output, source, results };
+    let (folder, config, inputs) = (session.folder, session.config, session.inputs);
+    let Some(kept) = session.into_best(format!("{place}: {source}")) else { return diverged(None) };
+    let step = kept.step;
+    observer.note(&format!("training diverged: writing the results of step {step}, the best on the validation part"));
+    match finish::finish(folder, config, inputs, kept, observer, interrupted) {
+        Ok(Some(_)) => diverged(Some(step)),
+        Ok(None) | Err(RunError::Diverged { .. }) => diverged(None),
+        Err(error) => error,
     }
 }
 
@@ -125,23 +151,6 @@ fn check(config: &Config) -> Result<(), RunError> {
         ));
     }
     Ok(())
-}
-
-/// p₀ and s₀.
-fn new_adapters(config: &Config, inputs: &Inputs) -> Result<(Adapter, Adapter), RunError> {
-    let peft = &config.peft;
-    let new = |purpose: &str| -> Result<Adapter, RunError> {
-        let lora =
-            LoraConfig { rank: peft.rank, alpha: peft.alpha, rank_stabilized: false, targets: peft.targets.clone() };
-        let seed = SplitMix64::keyed(config.run.seed, purpose, 0).next_u64();
-        Ok(Adapter::Lora(Lora::new(lora, inputs.files.config(), seed, &Device::flex())?))
-    };
-    let p = new("adapter")?;
-    let s = match peft.shadow_init {
-        ShadowInit::Copy => p.clone(),
-        ShadowInit::Independent => new("shadow")?,
-    };
-    Ok((p, s))
 }
 
 /// The stage of a run's last checkpoint, if there is one.
@@ -195,116 +204,6 @@ struct RestorePoint {
 }
 
 impl<'a> Session<'a> {
-    /// The state of a run: fresh, or as its last checkpoint has it.
-    fn open(folder: &'a RunFolder, config: &'a Config, inputs: &'a Inputs) -> Result<Self, RunError> {
-        let device = Device::flex();
-        let mut backbone = Backbone::load(&inputs.files, config.model.dtype, &device)?;
-        let (adapter, shadow) = new_adapters(config, inputs)?;
-        let kind = config.outer.optimizer;
-        let mut updater = BackboneUpdater::new(kind);
-        let mut batches = RunBatches::new(inputs, config)?;
-        let fingerprint = config.fingerprint()?;
-        let checkpoint = folder.checkpoint();
-        let saved: Option<(State, Blocks)> =
-            if checkpoint.exists() { Some(checkpoint::load(&checkpoint, &adapter, &device)?) } else { None };
-
-        let journal_path = folder.journal();
-        let header = replay::header(&backbone, kind);
-        let records = saved.as_ref().map_or(0, |(state, _)| state.journal_records);
-        let (journal, history) = if saved.is_none() {
-            // Without a checkpoint the run starts again: a journal may have been left by a kill in its first moments.
-            if journal_path.exists() {
-                std::fs::remove_file(&journal_path).map_err(RunError::io(&journal_path))?;
-            }
-            (JournalWriter::create(&journal_path, &header)?, Vec::new())
-        } else {
-            let (writer, journal) = JournalWriter::resume(&journal_path, records)?;
-            replay::check_base(&journal.header, &backbone, &journal_path, &config.model.path)?;
-            (writer, journal.records)
-        };
-
-        let mut adapter_optimizer = AdapterOptimizer::new(config.outer.adapter_optimizer);
-        let mut shadow_optimizer = AdapterOptimizer::new(config.inner.optimizer);
-        let metrics_bytes = saved.as_ref().map_or(0, |(state, _)| state.metrics_bytes);
-        let metrics = Metrics::open(&folder.metrics(), metrics_bytes)?;
-        let method = |backbone, adapter, shadow, adapter_optimizer, shadow_optimizer, updater| Bilevel {
-            backbone,
-            adapter,
-            shadow,
-            adapter_optimizer,
-            shadow_optimizer,
-            backbone_optimizer: updater,
-            penalty: config.method.penalty,
-            inner_steps: config.method.inner_steps,
-            eps: config.outer.eps as f32,
-        };
-        let Some((state, blocks)) = saved else {
-            return Ok(Self {
-                folder,
-                config,
-                inputs,
-                fingerprint,
-                method: method(backbone, adapter, shadow, adapter_optimizer, shadow_optimizer, updater),
-                batches,
-                journal,
-                metrics,
-                stage: Stage::Training,
-                warm_steps: 0,
-                step: 0,
-                evaluated: None,
-                training: Duration::ZERO,
-                best: None,
-                snapshot: None,
-                replay: Duration::ZERO,
-                saved: Instant::now(),
-            });
-        };
-
-        if state.fingerprint != fingerprint {
-            return Err(RunError::Checkpoint {
-                path: checkpoint,
-                problem: "belongs to other settings than the folder's config.toml, which was changed: undo that, or \
-                          start a new run"
-                    .to_owned(),
-            });
-        }
-        let from = match state.snapshot {
-            Some(reference) => {
-                snapshot::read(folder, reference, &mut backbone, &mut updater)?;
-                reference.journal_records
-            }
-            None => 0,
-        };
-        let start = Instant::now();
-        for record in history.iter().skip(from as usize) {
-            updater.replay(&mut backbone, record);
-        }
-        updater.restore(state.backbone_optimizer);
-        adapter_optimizer.restore(blocks.adapter_optimizer);
-        shadow_optimizer.restore(blocks.shadow_optimizer);
-        batches.seek(state.cursors)?;
-        let best = state.best.zip(blocks.best).map(|(best, (p, s))| (best, p, s));
-        Ok(Self {
-            folder,
-            config,
-            inputs,
-            fingerprint,
-            method: method(backbone, blocks.adapter, blocks.shadow, adapter_optimizer, shadow_optimizer, updater),
-            batches,
-            journal,
-            metrics,
-            stage: state.stage,
-            warm_steps: state.warm_steps,
-            step: state.step,
-            evaluated: state.evaluated,
-            training: Duration::from_secs_f64(state.training_seconds),
-            best,
-            snapshot: state.snapshot,
-            replay: start.elapsed(),
-            saved: Instant::now(),
-        })
-    }
-
     fn plan(&self) -> Result<Plan, RunError> {
         let batch = RunBatches::new(self.inputs, self.config)?.inner();
         let speed = measure_speed(&self.method.backbone, &self.method.adapter, &batch);
@@ -325,12 +224,20 @@ impl<'a> Session<'a> {
             if stop(self)? {
                 return Ok(false);
             }
+            if self.is_over() {
+                // Time is up: p gets what there is.
+                self.method.adapter = self.method.shadow.clone();
+                break;
+            }
             self.warm_step(observer)?;
         }
         loop {
             if self.evaluation_is_due() {
-                self.evaluate(observer)?;
+                let is_done = self.evaluate(observer, interrupted)?;
                 self.save()?;
+                if !is_done {
+                    return Ok(false);
+                }
             }
             if self.is_over() {
                 return Ok(true);
@@ -373,7 +280,7 @@ impl<'a> Session<'a> {
         let batch = self.batches.inner();
         let loss = match self.method.inner_step(&batch, self.config.inner.lr) {
             Ok(loss) => loss,
-            Err(error) => return Err(self.diverged(before, error)),
+            Err(error) => return Err(self.diverged(Place::WarmStart(self.warm_steps + 1), before, error)),
         };
         self.warm_steps += 1;
         let total = self.config.method.warm_start;
@@ -395,7 +302,7 @@ impl<'a> Session<'a> {
         let before = self.restore_point();
         let report = match self.method.step(BackboneDirection::Seeded(seed), &mut self.batches, rates) {
             Ok(report) => report,
-            Err(error) => return Err(self.diverged(before, error)),
+            Err(error) => return Err(self.diverged(Place::Step(step), before, error)),
         };
         if let Step::Apply { coefficient } = report.update {
             self.journal.append(&Record {
@@ -447,60 +354,6 @@ impl<'a> Session<'a> {
         by_steps.max(by_time).min(1.0)
     }
 
-    /// Scores p and s on the validation part and measures the noise of the slope.
-    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<(), RunError> {
-        let start = Instant::now();
-        let examples = &self.inputs.validation;
-        let mut score = |what: &str, adapter: &Adapter| {
-            let progress = |done| observer.evaluating(what, done, examples.len());
-            let evaluation = evaluate(&self.method.backbone, Some(adapter), examples, progress);
-            Score { accuracy: evaluation.accuracy(), loss: evaluation.loss() }
-        };
-        let p = score("validation, p", &self.method.adapter);
-        let s = score("validation, s", &self.method.shadow);
-        let noise = self.measure_noise()?;
-        let kept = match self.config.method.keep {
-            KeepAdapter::P => p,
-            KeepAdapter::S => s,
-        };
-        let is_best = self.best.as_ref().is_none_or(|(best, ..)| best.is_beaten_by(&kept));
-        if is_best {
-            let best = Best {
-                step: self.step,
-                journal_records: self.journal.records(),
-                accuracy: kept.accuracy,
-                loss: kept.loss,
-            };
-            self.best = Some((best, self.method.adapter.clone(), self.method.shadow.clone()));
-        }
-        self.evaluated = Some(self.step);
-        let record = EvaluationRecord {
-            step: self.step,
-            p,
-            s,
-            loss_noise: noise,
-            noise_floor: noise_floor(noise, self.method.penalty, f64::from(self.method.eps)),
-            best: is_best,
-            seconds: start.elapsed().as_secs_f64(),
-        };
-        self.metrics.write("evaluation", &record)?;
-        observer.evaluated(&record);
-        Ok(())
-    }
-
-    /// δ of F(θ, p; B) on the first penalty batch of the run, always the same one.
-    fn measure_noise(&self) -> Result<f64, RunError> {
-        let batch = RunBatches::new(self.inputs, self.config)?.penalty();
-        let part = [Part { batch: &batch, adapter: Some(&self.method.adapter) }];
-        let backbone = &self.method.backbone;
-        let center = losses(backbone, &part, &Perturbation::None)[0][0];
-        let seeds = (0..NOISE_DIRECTIONS).map(|i| SplitMix64::keyed(self.config.run.seed, "noise", i).next_u64());
-        Ok(loss_noise(seeds, center, |view| {
-            let both = losses(backbone, &part, view);
-            [both[0][0], both[1][0]]
-        }))
-    }
-
     fn save_if_due(&mut self) -> Result<(), RunError> {
         if self.saved.elapsed() >= CHECKPOINT_EVERY { self.save() } else { Ok(()) }
     }
@@ -518,7 +371,15 @@ impl<'a> Session<'a> {
             self.snapshot = Some(snapshot::write(self.folder, records, backbone, optimizer)?);
             self.replay = Duration::ZERO;
         }
-        let progress = Progress {
+        let blocks = Blocks {
+            adapter: self.method.adapter.clone(),
+            shadow: self.method.shadow.clone(),
+            adapter_optimizer: self.method.adapter_optimizer.state(),
+            shadow_optimizer: self.method.shadow_optimizer.state(),
+            best: self.best.as_ref().map(|(_, p, s)| (p.clone(), s.clone())),
+        };
+        let state = State {
+            version: checkpoint::VERSION,
             fingerprint: self.fingerprint.clone(),
             stage: self.stage,
             warm_steps: self.warm_steps,
@@ -529,17 +390,12 @@ impl<'a> Session<'a> {
             training_seconds: self.training.as_secs_f64(),
             cursors: self.batches.cursors(),
             backbone_optimizer: optimizer.state(),
+            adapter_steps: blocks.adapter_optimizer.steps,
+            shadow_steps: blocks.shadow_optimizer.steps,
             best: self.best.as_ref().map(|(best, ..)| *best),
             snapshot: self.snapshot,
         };
-        let blocks = Blocks {
-            adapter: self.method.adapter.clone(),
-            shadow: self.method.shadow.clone(),
-            adapter_optimizer: self.method.adapter_optimizer.state(),
-            shadow_optimizer: self.method.shadow_optimizer.state(),
-            best: self.best.as_ref().map(|(_, p, s)| (p.clone(), s.clone())),
-        };
-        checkpoint::save(&self.folder.checkpoint(), progress, &blocks)?;
+        checkpoint::save(&self.folder.checkpoint(), &state, &blocks)?;
         snapshot::remove_others(self.folder, self.snapshot)?;
         self.saved = Instant::now();
         Ok(())
@@ -558,35 +414,60 @@ impl<'a> Session<'a> {
     }
 
     /// Goes back to where the failed step began (it has not moved θ), saves that, and returns the error to report.
-    fn diverged(&mut self, before: RestorePoint, source: StepError) -> RunError {
-        self.method.adapter = before.adapter;
-        self.method.shadow = before.shadow;
-        self.method.adapter_optimizer = before.adapter_optimizer;
-        self.method.shadow_optimizer = before.shadow_optimizer;
-        self.method.backbone_optimizer.restore(before.backbone_optimizer);
-        let saved = self.batches.seek(before.cursors).and_then(|()| self.save());
-        match saved {
-            Ok(()) => RunError::Diverged { step: self.step + 1, output: self.folder.path().to_owned(), source },
+    fn diverged(&mut self, place: Place, before: RestorePoint, source: StepError) -> RunError {
+        let output = self.folder.path().to_owned();
+        match self.go_back(before).and_then(|()| self.save()) {
+            Ok(()) => RunError::Diverged { place, output, source, results: None },
             Err(error) => error,
         }
     }
 
+    fn go_back(&mut self, before: RestorePoint) -> Result<(), RunError> {
+        self.method.adapter = before.adapter;
+        self.method.shadow = before.shadow;
+        self.method.adapter_optimizer = before.adapter_optimizer;
+        self.method.shadow_optimizer = before.shadow_optimizer;
+        self.restore_updater(before.backbone_optimizer)?;
+        self.batches.seek(before.cursors)
+    }
+
+    fn restore_updater(&mut self, state: UpdaterState) -> Result<(), RunError> {
+        self.method
+            .backbone_optimizer
+            .restore(state)
+            .map_err(|error| RunError::Checkpoint { path: self.folder.checkpoint(), problem: error.to_string() })
+    }
+
     /// What the run keeps, without θ, whose memory is free afterwards.
-    fn into_kept(self) -> Kept {
-        let last = (self.step, self.journal.records());
-        let (step, records, p, s) = match (self.config.run.keep, self.best) {
-            (super::config::Keep::Best, Some((best, p, s))) => (best.step, best.journal_records, p, s),
-            _ => (last.0, last.1, self.method.adapter, self.method.shadow),
-        };
+    fn into_kept(mut self) -> Kept {
+        match self.best.take().filter(|_| self.config.run.keep == Keep::Best) {
+            Some((best, p, s)) => self.keep(best.step, best.journal_records, p, s, None),
+            None => {
+                let (p, s) = (self.method.adapter.clone(), self.method.shadow.clone());
+                let (step, records) = (self.step, self.journal.records());
+                self.keep(step, records, p, s, None)
+            }
+        }
+    }
+
+    /// What a run keeps that diverged: its best step, whatever `run.keep` says.
+    fn into_best(mut self, diverged: String) -> Option<Kept> {
+        let (best, p, s) = self.best.take()?;
+        Some(self.keep(best.step, best.journal_records, p, s, Some(diverged)))
+    }
+
+    fn keep(self, step: u64, records: u64, p: Adapter, s: Adapter, diverged: Option<String>) -> Kept {
         Kept {
             step,
             journal_records: records,
+            snapshot: self.snapshot.filter(|snapshot| snapshot.journal_records <= records),
             adapter: p,
             shadow: s,
             metrics: self.metrics,
-            steps: last.0,
+            steps: self.step,
             skipped: self.method.backbone_optimizer.guard().skipped(),
             training_seconds: self.training.as_secs_f64(),
+            diverged,
         }
     }
 }

@@ -48,13 +48,14 @@ pub(super) fn write(
     Ok(reference)
 }
 
-/// Removes every snapshot but the one that the last checkpoint relies on.
+/// Removes every snapshot, also unfinished ones, but the one that the last checkpoint relies on.
 pub(super) fn remove_others(folder: &RunFolder, keep: Option<SnapshotReference>) -> Result<(), RunError> {
     let keep = keep.map(|reference| reference.path(folder));
     for entry in std::fs::read_dir(folder.path()).map_err(RunError::io(folder.path()))? {
         let path = entry.map_err(RunError::io(folder.path()))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("snapshot-") && Some(&path) != keep.as_ref() {
+        let is_snapshot = name.starts_with("snapshot-") || name.starts_with(".snapshot-");
+        if is_snapshot && Some(&path) != keep.as_ref() {
             std::fs::remove_file(&path).map_err(RunError::io(&path))?;
         }
     }

@@ -111,11 +111,46 @@ pub struct Encoded {
     pub truncation: TruncationReport,
 }
 
-/// Turns examples into tokens, with one template, one tokenizer and one context length.
+/// What a model can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Tokens that it knows: ids are below this.
+    pub vocabulary: usize,
+    /// The longest sequence, in tokens.
+    pub context: usize,
+}
+
+/// A token that a model does not know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "token {token:?} has the id {id}, but the model's vocabulary has {vocabulary} tokens: the tokenizer is that of \
+     another model"
+)]
+pub struct ForeignToken {
+    /// The token, as the tokenizer writes it.
+    pub token: String,
+    /// Its id.
+    pub id: u32,
+    /// Tokens that the model knows.
+    pub vocabulary: usize,
+}
+
+/// Checks that a model of `vocabulary` tokens knows all of `ids`, which come from `tokenizer`.
+///
+/// # Errors
+/// The first token that it does not know.
+pub fn check_vocabulary(ids: &[u32], tokenizer: &Tokenizer, vocabulary: usize) -> Result<(), ForeignToken> {
+    match ids.iter().find(|&&id| id as usize >= vocabulary) {
+        Some(&id) => Err(ForeignToken { token: tokenizer.id_to_token(id).unwrap_or_default(), id, vocabulary }),
+        None => Ok(()),
+    }
+}
+
+/// Turns examples into tokens, with one template and one tokenizer, for one model.
 pub struct Encoder<'a> {
     template: &'a Template,
     tokenizer: Cow<'a, Tokenizer>,
-    max_length: usize,
+    limits: ModelLimits,
     /// Special tokens that the tokenizer puts before a text (BOS).
     leading: usize,
     /// Those that it puts after one (EOS). They are dropped: an answer is the end of its sequence.
@@ -123,7 +158,7 @@ pub struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    /// An encoder for sequences of at most `max_length` tokens.
+    /// An encoder for a model of these `limits`.
     ///
     /// # Errors
     /// [`TaskError::NoTemplate`]; [`TaskError::Tokenizer`] if the tokenizer fails on a plain word.
@@ -131,7 +166,7 @@ impl<'a> Encoder<'a> {
         task: &'a Task,
         template: TemplateName,
         tokenizer: &'a Tokenizer,
-        max_length: usize,
+        limits: ModelLimits,
     ) -> Result<Self, TaskError> {
         let unusable = |error: tokenizers::Error| TaskError::Tokenizer { reason: error.to_string() };
         let mut tokenizer = Cow::Borrowed(tokenizer);
@@ -145,7 +180,7 @@ impl<'a> Encoder<'a> {
         let special = probe.get_special_tokens_mask();
         let leading = special.iter().take_while(|&&mark| mark == 1).count();
         let trailing = special[leading..].iter().rev().take_while(|&&mark| mark == 1).count();
-        Ok(Self { template: task.template(template)?, tokenizer, max_length, leading, trailing })
+        Ok(Self { template: task.template(template)?, tokenizer, limits, leading, trailing })
     }
 
     /// Encodes examples.
@@ -156,18 +191,19 @@ impl<'a> Encoder<'a> {
     /// tokens at the left of the prompt (after BOS), so that they keep one prompt.
     ///
     /// # Errors
-    /// With file and line: a template or tokenizer that fails; a candidate without a token of its
+    /// With file and line: a template or tokenizer that fails; a token that the model does not know
+    /// ([`TaskError::ForeignToken`]); a candidate without a token of its
     /// own ([`TaskError::NoAnswerToken`]); a prompt without tokens ([`TaskError::EmptyPrompt`]); an
     /// answer that alone does not fit ([`TaskError::AnswerTooLong`]).
     pub fn encode<'e>(&self, examples: impl IntoIterator<Item = &'e Example>) -> Result<Encoded, TaskError> {
-        let mut truncation = TruncationReport { truncated: 0, total: 0, longest: 0, limit: self.max_length };
+        let mut truncation = TruncationReport { truncated: 0, total: 0, longest: 0, limit: self.limits.context };
         let examples = examples
             .into_iter()
             .map(|example| {
                 let (encoded, longest) = self.encode_one(example)?;
                 truncation.total += 1;
                 truncation.longest = truncation.longest.max(longest);
-                truncation.truncated += usize::from(longest > self.max_length);
+                truncation.truncated += usize::from(longest > self.limits.context);
                 Ok(encoded)
             })
             .collect::<Result<_, TaskError>>()?;
@@ -214,7 +250,7 @@ impl<'a> Encoder<'a> {
         let Some((index, longest)) = longest else {
             return Ok(());
         };
-        let excess = longest.ids.len().saturating_sub(self.max_length);
+        let excess = longest.ids.len().saturating_sub(self.limits.context);
         // The first token of an answer is predicted by the one before it: BOS if there is one, else
         // the prompt's last.
         let needed = self.leading.max(1);
@@ -225,7 +261,7 @@ impl<'a> Encoder<'a> {
                 candidate: index,
                 answer_tokens: longest.answer_len,
                 needed,
-                limit: self.max_length,
+                limit: self.limits.context,
             });
         }
         for candidate in candidates {
@@ -241,7 +277,13 @@ impl<'a> Encoder<'a> {
             reason: error.to_string(),
         })?;
         let ids = encoding.get_ids();
-        Ok(ids[..ids.len().saturating_sub(self.trailing)].to_vec())
+        let ids = &ids[..ids.len().saturating_sub(self.trailing)];
+        check_vocabulary(ids, &self.tokenizer, self.limits.vocabulary).map_err(|problem| TaskError::ForeignToken {
+            path: example.source.to_path_buf(),
+            line: example.line,
+            problem,
+        })?;
+        Ok(ids.to_vec())
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::dataset::DataSplit;
+use super::encode::ForeignToken;
 use super::template::TemplateName;
 
 /// An error of a task definition, of its data, or of their encoding.
@@ -156,6 +157,17 @@ pub enum TaskError {
     Tokenizer {
         /// Why.
         reason: String,
+    },
+
+    /// The tokenizer gives a token that the model does not know.
+    #[error("{}:{line}: {problem}", .path.display())]
+    ForeignToken {
+        /// File of the row.
+        path: PathBuf,
+        /// Line of the row, from 1.
+        line: usize,
+        /// Which token, and what the model knows.
+        problem: ForeignToken,
     },
 
     /// A candidate has no token of its own: nothing could be scored.

@@ -22,7 +22,9 @@ mod template;
 
 pub use dataset::{DataSplit, Dataset, Example, locate};
 pub use definition::{Field, FieldType, Metric, Task};
-pub use encode::{Encoded, EncodedCandidate, EncodedExample, Encoder, TruncationReport};
+pub use encode::{
+    Encoded, EncodedCandidate, EncodedExample, Encoder, ForeignToken, ModelLimits, TruncationReport, check_vocabulary,
+};
 pub use error::TaskError;
 pub use sampler::{BatchSampler, Cursor};
 pub use shuffle::{SplitMix64, permutation};

@@ -11,6 +11,7 @@ use crate::zo::BackboneDirection;
 use crate::zo::estimator::{Estimate, Spsa};
 use crate::zo::optimizer::{Diverged, Step};
 use crate::zo::update::BackboneUpdater;
+use burn::tensor::Tensor;
 use std::time::{Duration, Instant};
 
 /// Where the batches of a step come from.
@@ -77,7 +78,8 @@ pub struct StepReport {
     pub update_time: Duration,
 }
 
-/// Why a step could not be taken. θ, p and s are as the last complete update left them.
+/// Why a step could not be taken. θ, p and s are as the last complete update left them; the moments of the optimizer
+/// that failed may hold its last gradient.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum StepError {
     /// A loss is infinite or not a number.
@@ -87,6 +89,14 @@ pub enum StepError {
         what: &'static str,
         /// Its value.
         value: f64,
+        /// The key whose value is probably too large.
+        advice: &'static str,
+    },
+    /// A step made a value of a block infinite or not a number.
+    #[error("a value of {block} is not finite after its step: lower {advice}")]
+    NonFiniteBlock {
+        /// p or s.
+        block: &'static str,
         /// The key whose value is probably too large.
         advice: &'static str,
     },
@@ -128,7 +138,8 @@ impl Bilevel {
         });
 
         // 4. p ← Opt_p(p, its gradient);  θ ← Opt_θ(θ, g·z).
-        self.adapter = self.adapter_optimizer.step(&self.adapter, gradients, rates.adapter);
+        let adapter = self.adapter_optimizer.step(&self.adapter, gradients, rates.adapter);
+        self.adapter = finite_block("p", "`outer.adapter_lr`", adapter)?;
         let slope = estimate.slope;
         let start = Instant::now();
         let update = self.backbone_optimizer.step(&mut self.backbone, &direction, slope, rates.backbone)?;
@@ -143,7 +154,8 @@ impl Bilevel {
     pub fn inner_step(&mut self, batch: &Batch, learning_rate: f64) -> Result<f64, StepError> {
         let (losses, gradients) = loss_gradients(&self.backbone, &self.shadow, &[(1.0, batch)]);
         let loss = finite("F(θ,s;B) of an inner step", losses[0])?;
-        self.shadow = self.shadow_optimizer.step(&self.shadow, gradients, learning_rate);
+        let shadow = self.shadow_optimizer.step(&self.shadow, gradients, learning_rate);
+        self.shadow = finite_block("s", "`inner.lr`", shadow)?;
         Ok(loss)
     }
 
@@ -159,7 +171,18 @@ impl Bilevel {
     }
 }
 
-fn finite(what: &'static str, value: f64) -> Result<f64, StepError> {
+/// `value`, if it is finite. `what` names the loss.
+pub(crate) fn finite(what: &'static str, value: f64) -> Result<f64, StepError> {
     let advice = "`inner.lr`, `outer.adapter_lr` or `outer.lr`";
     if value.is_finite() { Ok(value) } else { Err(StepError::NonFiniteLoss { what, value, advice }) }
+}
+
+/// A block that was just stepped, if all its values are finite. A gradient can overflow where the loss does not.
+fn finite_block(block: &'static str, advice: &'static str, stepped: Adapter) -> Result<Adapter, StepError> {
+    let finite = |(_, tensor): (String, Tensor<2>)| tensor.into_data().iter::<f32>().all(f32::is_finite);
+    if stepped.tensors().into_iter().all(finite) {
+        Ok(stepped)
+    } else {
+        Err(StepError::NonFiniteBlock { block, advice })
+    }
 }

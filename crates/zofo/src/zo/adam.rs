@@ -1,12 +1,13 @@
 //! Adam on zeroth-order gradients g·z: two more copies of θ in memory, in contrast to the scalar rules.
 
-use super::optimizer::SlopeGuard;
-use super::{BackboneDirection, optimizer::Diverged, optimizer::Step};
+use super::BackboneDirection;
+use super::optimizer::{Diverged, SlopeGuard, Step, power};
 use crate::model::Backbone;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use zofo_kernels::Noise;
 
 const BETA_1: f64 = 0.9;
 const BETA_2: f64 = 0.999;
@@ -67,14 +68,16 @@ impl BackboneAdam {
         learning_rate: f32,
     ) {
         self.steps += 1;
-        let correction_1 = 1.0 - BETA_1.powi(self.steps as i32);
-        let correction_2 = 1.0 - BETA_2.powi(self.steps as i32);
+        let correction_1 = 1.0 - power(BETA_1, u64::from(self.steps));
+        let correction_2 = 1.0 - power(BETA_2, u64::from(self.steps));
         for index in 0..backbone.parameters().len() {
             let parameter = &backbone.parameters()[index];
             let (name, len) = (parameter.name().to_owned(), parameter.shape().iter().product());
             let noise = direction.of(&name, parameter.id());
-            let [first, second] = self.moments.entry(name.clone()).or_insert_with(|| [vec![0.0; len], vec![0.0; len]]);
-            let mut update = vec![0.0f32; len];
+            let [first, second] = self.moments.entry(name).or_insert_with(|| [vec![0.0; len], vec![0.0; len]]);
+            // Made behind its pointer, because a vector would be copied there.
+            let mut shared: Arc<[f32]> = std::iter::repeat_n(0.0, len).collect();
+            let update = Arc::make_mut(&mut shared);
             let chunks =
                 update.par_chunks_mut(CHUNK).zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)));
             chunks.enumerate().for_each(|(chunk, (update, (first, second)))| {
@@ -87,9 +90,7 @@ impl BackboneAdam {
                     *update = (m / correction_1 / ((v / correction_2).sqrt() + EPSILON)) as f32;
                 }
             });
-            let stored = BTreeMap::from([(name, Arc::from(update))]);
-            let update = BackboneDirection::Stored(Arc::new(stored));
-            backbone.descend_one(index, &update, learning_rate);
+            backbone.descend_one(index, Noise::Stored(shared), learning_rate);
         }
     }
 

@@ -16,7 +16,9 @@
 //!
 //! A record is step `u64`, seed `u64`, slope `f32`, learning rate `f32`, coefficient `f32` and the
 //! CRC-32 of these 28 bytes. The update is θ ← θ − coefficient·z with the direction z of the seed.
-//! Steps increase; a skipped step has no record.
+//! The optimizer `adam` makes no such update: its record has the learning rate as coefficient, which
+//! multiplies m̂/(√v̂ + ε), and m and v are rebuilt from slope·z of this record and all before. Steps
+//! increase; a skipped step has no record.
 
 mod error;
 mod header;
@@ -62,6 +64,15 @@ impl Journal {
             });
         }
         Ok(journal)
+    }
+
+    /// Reads the header alone: what follows it need not be readable.
+    ///
+    /// # Errors
+    ///
+    /// Every kind of [`JournalError`] about a header.
+    pub fn read_header(path: &Path) -> Result<JournalHeader, JournalError> {
+        header::decode(path, &read_file(path)?).map(|(header, _)| header)
     }
 
     /// Reads a journal whose last record may be unfinished, and says how much was ignored.

@@ -121,17 +121,21 @@ impl SecondMoment {
         if self.count == 0 {
             return 0.0;
         }
-        // 0.99ⁿ by squaring: `powi` and `powf` may differ between platforms in the last bit.
-        let (mut power, mut base, mut exponent) = (1.0, DECAY, self.count);
-        while exponent > 0 {
-            if exponent % 2 == 1 {
-                power *= base;
-            }
-            base *= base;
-            exponent /= 2;
-        }
-        (self.mean / (1.0 - power)).sqrt()
+        (self.mean / (1.0 - power(DECAY, self.count))).sqrt()
     }
+}
+
+/// baseⁿ by squaring: `powi` and `powf` may differ between platforms in the last bit.
+pub(super) fn power(mut base: f64, mut exponent: u64) -> f64 {
+    let mut power = 1.0;
+    while exponent > 0 {
+        if exponent % 2 == 1 {
+            power *= base;
+        }
+        base *= base;
+        exponent /= 2;
+    }
+    power
 }
 
 /// An `f64` as its bits: text formats need not give back the last one.
@@ -173,7 +177,7 @@ pub enum SkipReason {
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
 #[error(
     "{MAX_SKIPPED_IN_A_ROW} steps in a row were skipped, the last because {reason}; lower the \
-     learning rates (or `eps`, if losses are not finite) and start from an earlier checkpoint"
+     learning rates (or `eps`, if losses are not finite) in a new run"
 )]
 pub struct Diverged {
     /// Why the last one was skipped.

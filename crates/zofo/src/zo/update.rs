@@ -26,6 +26,11 @@ pub enum UpdaterState {
     Adam(SlopeGuard),
 }
 
+/// A state was given to an optimizer of another kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the state of the optimizer of θ belongs to another kind of optimizer")]
+pub struct OtherOptimizer;
+
 impl BackboneUpdater {
     /// A fresh optimizer.
     pub fn new(kind: BackboneOptimizer) -> Self {
@@ -91,13 +96,17 @@ impl BackboneUpdater {
     }
 
     /// Goes on from a checkpoint whose updates have been replayed.
-    pub fn restore(&mut self, state: UpdaterState) {
+    ///
+    /// # Errors
+    ///
+    /// [`OtherOptimizer`] if the state belongs to an optimizer of another kind; nothing is changed.
+    pub fn restore(&mut self, state: UpdaterState) -> Result<(), OtherOptimizer> {
         match (self, state) {
             (Self::Scalar(optimizer), UpdaterState::Scalar(saved)) => *optimizer = saved,
             (Self::Adam(adam), UpdaterState::Adam(guard)) => adam.restore_guard(guard),
-            // The configuration's fingerprint covers the optimizer, so a checkpoint has the same kind.
-            _ => unreachable!("a checkpoint of another optimizer passed the fingerprint"),
+            _ => return Err(OtherOptimizer),
         }
+        Ok(())
     }
 
     /// Hands what Adam keeps per weight to `put`, in the order of the backbone's parameters. The scalar rules keep nothing.

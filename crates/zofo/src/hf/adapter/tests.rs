@@ -249,6 +249,23 @@ fn an_adapter_for_another_model() {
 }
 
 #[test]
+fn a_pair_on_the_output_matrix_is_not_dropped_silently() {
+    let mut lora = lora();
+    lora.tensors[1] = LoraPair { module: "lm_head".to_owned(), a: matrix([2, 8], 0.0), b: matrix([6, 2], 0.0) };
+    let text = message(lora.check_against(&model(), Path::new("adapter")));
+    assert_says(&text, &["\"lm_head\" is LoRA on the output matrix, which is not supported", "inside the blocks"]);
+}
+
+#[test]
+fn targets_match_whole_parts_of_names() {
+    assert!(is_target("model.layers.0.self_attn.q_proj", "q_proj"));
+    assert!(is_target("model.layers.0.self_attn.q_proj", "self_attn.q_proj"));
+    assert!(is_target("q_proj", "q_proj"));
+    assert!(!is_target("model.layers.0.self_attn.xq_proj", "q_proj"));
+    assert!(!is_target("model.layers.0.self_attn.q_proj", "k_proj"));
+}
+
+#[test]
 fn what_contradicts_itself_is_not_written() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("adapter");

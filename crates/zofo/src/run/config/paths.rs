@@ -1,4 +1,6 @@
-//! `~` in paths.
+//! `~` in paths, and paths that hold in any working folder.
+
+use std::path::{Path, PathBuf};
 
 /// Replaces a leading `~` or `~/` by the home folder; every other path stays as it is. `None` if
 /// `home` is needed and missing.
@@ -12,6 +14,12 @@ pub fn expand_home(path: &str, home: Option<&str>) -> Option<String> {
         }
         _ => Some(path.to_owned()),
     }
+}
+
+/// `path` from the root, if that is UTF-8; else as it is.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).ok().filter(|path| path.to_str().is_some());
+    absolute.unwrap_or_else(|| path.to_owned())
 }
 
 #[cfg(test)]

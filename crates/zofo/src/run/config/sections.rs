@@ -8,6 +8,7 @@ use super::choice::{Choice, choices};
 use super::error::ConfigError;
 use super::reader::{Range, Reader};
 use crate::hf::WeightDtype;
+pub use crate::peft::OptimizerKind as Optimizer;
 use crate::task::TemplateName;
 use crate::zo::optimizer::BackboneOptimizer;
 
@@ -57,18 +58,6 @@ choices! {
 }
 
 choices! {
-    /// An optimizer of a PEFT block, fed with exact gradients. None decays weights.
-    pub enum Optimizer {
-        /// Adam with decoupled weight decay, of which there is none: the usual choice for LoRA.
-        AdamW = "adamw",
-        /// Adam.
-        Adam = "adam",
-        /// Plain gradient descent.
-        Sgd = "sgd",
-    }
-}
-
-choices! {
     /// Which step's weights are saved.
     pub enum Keep {
         /// The step with the best validation accuracy.
@@ -98,6 +87,11 @@ choices! {
 
 impl Choice for WeightDtype {
     const ALL: &'static [(&'static str, Self)] = &[(Self::F32.as_str(), Self::F32), (Self::Bf16.as_str(), Self::Bf16)];
+}
+
+impl Choice for Optimizer {
+    const ALL: &'static [(&'static str, Self)] =
+        &[(Self::AdamW.as_str(), Self::AdamW), (Self::Adam.as_str(), Self::Adam), (Self::Sgd.as_str(), Self::Sgd)];
 }
 
 impl Choice for BackboneOptimizer {

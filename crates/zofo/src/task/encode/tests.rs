@@ -69,9 +69,13 @@ fn example(text: &str) -> Example {
     }
 }
 
+fn context(context: usize) -> ModelLimits {
+    ModelLimits { vocabulary: usize::MAX, context }
+}
+
 fn encode(task: &Task, tokenizer: &Tokenizer, max_length: usize, texts: &[&str]) -> Result<Encoded, TaskError> {
     let rows: Vec<Example> = texts.iter().map(|text| example(text)).collect();
-    Encoder::new(task, TemplateName::Prompt, tokenizer, max_length)?.encode(&rows)
+    Encoder::new(task, TemplateName::Prompt, tokenizer, context(max_length))?.encode(&rows)
 }
 
 const WORDS: &str = "a b c d e f good very bad";
@@ -184,8 +188,25 @@ fn truncation_and_padding_of_the_tokenizer_file_are_ignored() {
 }
 
 #[test]
+fn tokens_that_the_model_does_not_know_are_refused() {
+    let (task, tokenizer) = (sentiment(), words(WORDS, None));
+    let with_vocabulary = |vocabulary| {
+        let limits = ModelLimits { vocabulary, context: 64 };
+        Encoder::new(&task, TemplateName::Prompt, &tokenizer, limits).unwrap().encode(&[example("a b c")])
+    };
+    // "bad" is the last word, with the id 8.
+    with_vocabulary(9).unwrap();
+    let message = with_vocabulary(8).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "rows.jsonl:3: token \"bad\" has the id 8, but the model's vocabulary has 8 tokens: the tokenizer is that of \
+         another model"
+    );
+}
+
+#[test]
 fn a_template_that_does_not_exist_is_refused() {
-    let error = Encoder::new(&sentiment(), TemplateName::None, &words(WORDS, None), 64).err().unwrap();
+    let error = Encoder::new(&sentiment(), TemplateName::None, &words(WORDS, None), context(64)).err().unwrap();
     assert!(matches!(error, TaskError::NoTemplate { .. }));
 }
 
@@ -205,7 +226,7 @@ fn golden_tokenizer_round_trip() {
         fields: [("sentence".to_owned(), json!("a gripping , 100 % honest film . "))].into(),
         gold: 0,
     };
-    let encoder = Encoder::new(&task, TemplateName::Prompt, &tokenizer, 512).unwrap();
+    let encoder = Encoder::new(&task, TemplateName::Prompt, &tokenizer, context(512)).unwrap();
     let encoded = encoder.encode([&row]).unwrap();
     let example = &encoded.examples[0];
     for (candidate, answer) in example.candidates.iter().zip(["terrible", "great"]) {

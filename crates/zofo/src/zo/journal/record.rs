@@ -10,7 +10,8 @@ pub const RECORD_BYTES: usize = 32;
 /// Bytes that the checksum covers.
 const COVERED: usize = RECORD_BYTES - 4;
 
-/// One update: θ ← θ − `coefficient`·z, z the direction of `seed`.
+/// One update: θ ← θ − `coefficient`·z, z the direction of `seed`; of `adam`, θ ← θ − `coefficient`·u with
+/// Adam's quotient u of the moments after `slope`·z.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Record {
     /// The outer step.
@@ -21,7 +22,7 @@ pub struct Record {
     pub slope: f32,
     /// The learning rate of the step.
     pub learning_rate: f32,
-    /// What multiplied z.
+    /// What multiplied z. Of `adam`, the learning rate.
     pub coefficient: f32,
 }
 

@@ -37,6 +37,13 @@ fn rms_follows_its_formula() {
 }
 
 #[test]
+fn powers_are_those_of_repeated_multiplication() {
+    assert_eq!([0, 1, 2, 3, 10, 52].map(|n| power(0.5, n)), [1.0, 0.5, 0.25, 0.125, 1.0 / 1024.0, f64::EPSILON]);
+    let product = (0..1000).fold(1.0, |product, _| product * 0.999);
+    assert!((power(0.999, 1000) - product).abs() < 1e-13);
+}
+
+#[test]
 fn sgd_and_sign_follow_their_formulas() {
     let slopes = [2.0, -0.5, 0.0];
     assert_eq!(coefficients(ScalarRule::Sgd, &slopes, 0.25), [0.5, -0.125, 0.0]);

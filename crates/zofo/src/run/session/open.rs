@@ -1,0 +1,200 @@
+//! The state of a run at its start: fresh, or as its last checkpoint has it.
+
+use super::Session;
+use crate::model::Backbone;
+use crate::peft::{Adapter, AdapterOptimizer, Lora, LoraConfig};
+use crate::run::checkpoint::{self, Blocks, Stage, State};
+use crate::run::config::{Config, ShadowInit};
+use crate::run::error::RunError;
+use crate::run::folder::RunFolder;
+use crate::run::inputs::{Inputs, RunBatches};
+use crate::run::metrics::Metrics;
+use crate::run::progress::Observer;
+use crate::run::{replay, snapshot};
+use crate::task::SplitMix64;
+use crate::train::bilevel::Bilevel;
+use crate::zo::journal::{Journal, JournalError, JournalHeader, JournalWriter, Record};
+use crate::zo::update::BackboneUpdater;
+use burn::tensor::Device;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+impl<'a> Session<'a> {
+    /// The state of a run. `None` if it was interrupted; the checkpoint is then as it was.
+    ///
+    /// # Errors
+    ///
+    /// A checkpoint or journal that is missing, damaged, or of other settings or weights. It is found before anything in
+    /// the folder is changed.
+    pub(super) fn open(
+        folder: &'a RunFolder,
+        config: &'a Config,
+        inputs: &'a Inputs,
+        observer: &mut dyn Observer,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Self>, RunError> {
+        let device = Device::flex();
+        let backbone = Backbone::load(&inputs.files, config.model.dtype, &device)?;
+        let (adapter, shadow) = new_adapters(config, inputs)?;
+        let fingerprint = config.fingerprint()?;
+        let header = replay::header(&backbone, config.outer.optimizer);
+        let (checkpoint, journal) = (folder.checkpoint(), folder.journal());
+        let saved = if checkpoint.exists() { Some(checkpoint::load(&checkpoint, &adapter, &device)?) } else { None };
+
+        let (journal, history) = match &saved {
+            Some((state, _)) => {
+                check_fingerprint(state, &fingerprint, &checkpoint)?;
+                replay::check_header(&Journal::read_header(&journal)?, &header, &journal, &config.model.path)?;
+                folder.accept_changes()?;
+                let (writer, journal) = JournalWriter::resume(&journal, state.journal_records)?;
+                (writer, journal.records)
+            }
+            None => {
+                let journal = fresh_journal(&journal, &header, &checkpoint)?;
+                folder.accept_changes()?;
+                (journal, Vec::new())
+            }
+        };
+        let metrics_bytes = saved.as_ref().map_or(0, |(state, _)| state.metrics_bytes);
+        let (metrics, missing) = Metrics::open(&folder.metrics(), metrics_bytes)?;
+        if missing > 0 {
+            let path = folder.metrics();
+            observer.note(&format!("`{}` lacks {missing} bytes that were written before", path.display()));
+        }
+
+        let mut session = Self {
+            folder,
+            config,
+            inputs,
+            fingerprint,
+            method: Bilevel {
+                backbone,
+                adapter,
+                shadow,
+                adapter_optimizer: AdapterOptimizer::new(config.outer.adapter_optimizer),
+                shadow_optimizer: AdapterOptimizer::new(config.inner.optimizer),
+                backbone_optimizer: BackboneUpdater::new(config.outer.optimizer),
+                penalty: config.method.penalty,
+                inner_steps: config.method.inner_steps,
+                eps: config.outer.eps as f32,
+            },
+            batches: RunBatches::new(inputs, config)?,
+            journal,
+            metrics,
+            stage: Stage::Training,
+            warm_steps: 0,
+            step: 0,
+            evaluated: None,
+            training: Duration::ZERO,
+            best: None,
+            snapshot: None,
+            replay: Duration::ZERO,
+            saved: Instant::now(),
+        };
+        let is_ready = match saved {
+            Some((state, blocks)) => session.restore(state, blocks, &history, interrupted)?,
+            None => true,
+        };
+        Ok(is_ready.then_some(session))
+    }
+
+    /// Goes to where a checkpoint was written. False if it was interrupted.
+    fn restore(
+        &mut self,
+        state: State,
+        blocks: Blocks,
+        history: &[Record],
+        interrupted: &AtomicBool,
+    ) -> Result<bool, RunError> {
+        let method = &mut self.method;
+        let (backbone, updater) = (&mut method.backbone, &mut method.backbone_optimizer);
+        let mut done = 0;
+        if let Some(reference) = state.snapshot {
+            snapshot::read(self.folder, reference, backbone, updater)?;
+            done = reference.journal_records;
+        }
+        let start = Instant::now();
+        for record in history.iter().skip(done as usize) {
+            if interrupted.load(Ordering::SeqCst) {
+                return Ok(false);
+            }
+            updater.replay(backbone, record);
+        }
+        self.replay = start.elapsed();
+        method.adapter = blocks.adapter;
+        method.shadow = blocks.shadow;
+        method.adapter_optimizer.restore(blocks.adapter_optimizer);
+        method.shadow_optimizer.restore(blocks.shadow_optimizer);
+        self.restore_updater(state.backbone_optimizer)?;
+        self.batches.seek(state.cursors)?;
+        self.stage = state.stage;
+        self.warm_steps = state.warm_steps;
+        self.step = state.step;
+        self.evaluated = state.evaluated;
+        self.training = Duration::try_from_secs_f64(state.training_seconds).map_err(|error| RunError::Checkpoint {
+            path: self.folder.checkpoint(),
+            problem: format!("has {} seconds of training: {error}", state.training_seconds),
+        })?;
+        self.best = state.best.zip(blocks.best).map(|(best, (p, s))| (best, p, s));
+        self.snapshot = state.snapshot;
+        Ok(true)
+    }
+}
+
+fn check_fingerprint(state: &State, fingerprint: &str, checkpoint: &Path) -> Result<(), RunError> {
+    if state.fingerprint == fingerprint {
+        return Ok(());
+    }
+    Err(RunError::Checkpoint {
+        path: checkpoint.to_owned(),
+        problem:
+            "belongs to other settings than those of the folder's config.toml with what `--set` changes: only limits, \
+                  places and threads can be changed in a run. Undo the rest, or start a new run"
+                .to_owned(),
+    })
+}
+
+/// The journal of a run without a checkpoint. A kill in the first moments leaves one without updates, or half a header;
+/// updates are only made after the first checkpoint, so a journal that has some has lost it.
+fn fresh_journal(path: &Path, header: &JournalHeader, checkpoint: &Path) -> Result<JournalWriter, RunError> {
+    if path.exists() {
+        match Journal::read_tolerant(path) {
+            Ok(journal) if journal.records.is_empty() => {}
+            Ok(journal) => {
+                return Err(RunError::Checkpoint {
+                    path: checkpoint.to_owned(),
+                    problem: format!(
+                        "is missing, but the journal `{}` holds {} updates of the backbone. Restore the checkpoint from a \
+                         copy to go on; `zofo replay` with that journal rebuilds the backbone",
+                        path.display(),
+                        journal.records.len()
+                    ),
+                });
+            }
+            Err(JournalError::TruncatedHeader { .. }) => {}
+            // The file was made, and its first bytes were not yet written.
+            Err(JournalError::NotAJournal { .. }) if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) => {}
+            Err(error) => return Err(error.into()),
+        }
+        std::fs::remove_file(path).map_err(RunError::io(path))?;
+    }
+    Ok(JournalWriter::create(path, header)?)
+}
+
+/// p₀ and s₀.
+pub(super) fn new_adapters(config: &Config, inputs: &Inputs) -> Result<(Adapter, Adapter), RunError> {
+    let peft = &config.peft;
+    let new = |purpose: &str| -> Result<Adapter, RunError> {
+        let lora =
+            LoraConfig { rank: peft.rank, alpha: peft.alpha, rank_stabilized: false, targets: peft.targets.clone() };
+        let seed = SplitMix64::keyed(config.run.seed, purpose, 0).next_u64();
+        Ok(Adapter::Lora(Lora::new(lora, inputs.files.config(), seed, &Device::flex())?))
+    };
+    let p = new("adapter")?;
+    let s = match peft.shadow_init {
+        ShadowInit::Copy => p.clone(),
+        ShadowInit::Independent => new("shadow")?,
+    };
+    Ok((p, s))
+}
