@@ -1,7 +1,7 @@
 //! The hot operations of zofo, as a [Burn](burn) backend extension.
 //!
 //! Every operation of the decoder is a method of [`DecoderOps`]. Its default body calls a free
-//! function in [`reference`] made of plain Burn operations, so it runs on every device; that function
+//! function in [`mod@reference`] made of plain Burn operations, so it runs on every device; that function
 //! is the specification and the test oracle. The `Flex` (CPU) back end overrides it with SIMD kernels,
 //! and `Autodiff` with a hand-written backward pass that computes only what an adapter needs: weights
 //! of the backbone are constants.

@@ -1,4 +1,4 @@
-//! [`DecoderOps`](crate::DecoderOps) on Burn's tensors: the device of the tensors decides what runs.
+//! [`DecoderOps`] on Burn's tensors: the device of the tensors decides what runs.
 
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
