@@ -1,4 +1,4 @@
-//! GFLOP/s of the products with a weight, by shape: `cargo bench -p zofo-kernels --bench project`.
+//! GFLOP/s of the products with a weight, by shape: `cargo bench --workspace --bench project`.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 

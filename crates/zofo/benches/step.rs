@@ -1,4 +1,4 @@
-//! What the parts of a step cost on this machine: `cargo bench -p zofo --bench step`.
+//! What the parts of a step cost on this machine: `cargo bench --workspace --bench step`.
 //!
 //! Needs `ZOFO_SMOLLM2_GGUF` (a model) and `ZOFO_DATA_DIR` (a folder with `sst2/train.jsonl`). The batches are rows 1–8, 9–16, …
 //! of the training file with their right answers; the first warms up, the mean of the next seven is printed.

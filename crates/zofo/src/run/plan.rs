@@ -3,10 +3,13 @@
 use super::config::{Compute, Config};
 use super::inputs::Inputs;
 use crate::hf::WeightDtype;
-use crate::model::{Batch, DecoderConfig};
+use crate::model::{Backbone, Batch, DecoderConfig};
+use crate::peft::Adapter;
+use crate::train::loss::{loss, loss_gradients};
 use crate::zo::optimizer::BackboneOptimizer;
 use serde::Serialize;
 use std::fmt;
+use std::time::Instant;
 
 /// The resolved plan of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -64,6 +67,19 @@ pub(super) struct Speed {
     pub(super) forward: f64,
     /// Forward and backward to an adapter.
     pub(super) gradient: f64,
+}
+
+impl Speed {
+    /// Times a pass with gradients, which also warms up, and a pass without.
+    pub(super) fn measure(backbone: &Backbone, adapter: &Adapter, batch: &Batch) -> Self {
+        let tokens = batch.tokens() as f64;
+        let start = Instant::now();
+        loss_gradients(backbone, adapter, &[(1.0, batch)]);
+        let gradient = start.elapsed().as_secs_f64() / tokens;
+        let start = Instant::now();
+        loss(backbone, adapter, batch);
+        Self { gradient, forward: start.elapsed().as_secs_f64() / tokens }
+    }
 }
 
 impl Plan {

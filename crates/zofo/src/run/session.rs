@@ -14,11 +14,10 @@ use super::plan::{Plan, Speed};
 use super::progress::{Observer, StepRecord};
 use super::snapshot::{self, SnapshotReference};
 use crate::hf::WeightDtype;
-use crate::model::{Backbone, Batch};
+use crate::model::Backbone;
 use crate::peft::{Adapter, AdapterOptimizer};
 use crate::task::SplitMix64;
 use crate::train::bilevel::{Batches, Bilevel, LearningRates, StepError, StepReport};
-use crate::train::loss::{loss, loss_gradients};
 use crate::zo::BackboneDirection;
 use crate::zo::journal::{JournalWriter, Record};
 use crate::zo::optimizer::{BackboneOptimizer, Step};
@@ -33,6 +32,7 @@ use std::time::{Duration, Instant};
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 /// A snapshot of θ is written when replaying from the last one would take longer than this.
 const LONGEST_REPLAY: Duration = Duration::from_secs(60);
+
 /// What to train.
 pub enum Start<'a> {
     /// A new run.
@@ -138,7 +138,7 @@ pub fn plan(config: &Config) -> Result<Plan, RunError> {
     let mut batches = RunBatches::new(&inputs, config)?;
     let backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;
     let (adapter, _) = new_adapters(config, &inputs)?;
-    let speed = measure_speed(&backbone, &adapter, &batches.inner());
+    let speed = Speed::measure(&backbone, &adapter, &batches.inner());
     Ok(Plan::new(config, &inputs, backbone.len(), adapter.len(), speed))
 }
 
@@ -157,17 +157,6 @@ fn check(config: &Config) -> Result<(), RunError> {
 fn checkpoint_stage(folder: &RunFolder) -> Result<Option<Stage>, RunError> {
     let path = folder.checkpoint();
     if path.exists() { checkpoint::stage(&path).map(Some) } else { Ok(None) }
-}
-
-/// Times a pass with gradients, which also warms up, and a pass without.
-fn measure_speed(backbone: &Backbone, adapter: &Adapter, batch: &Batch) -> Speed {
-    let tokens = batch.tokens() as f64;
-    let start = Instant::now();
-    loss_gradients(backbone, adapter, &[(1.0, batch)]);
-    let gradient = start.elapsed().as_secs_f64() / tokens;
-    let start = Instant::now();
-    loss(backbone, adapter, batch);
-    Speed { gradient, forward: start.elapsed().as_secs_f64() / tokens }
 }
 
 /// A run that is being trained.
@@ -206,7 +195,7 @@ struct RestorePoint {
 impl<'a> Session<'a> {
     fn plan(&self) -> Result<Plan, RunError> {
         let batch = RunBatches::new(self.inputs, self.config)?.inner();
-        let speed = measure_speed(&self.method.backbone, &self.method.adapter, &batch);
+        let speed = Speed::measure(&self.method.backbone, &self.method.adapter, &batch);
         let (backbone, adapter) = (self.method.backbone.len(), self.method.adapter.len());
         Ok(Plan::new(self.config, self.inputs, backbone, adapter, speed))
     }
