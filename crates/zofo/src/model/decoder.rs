@@ -8,7 +8,7 @@ use crate::zo::Perturbation;
 use burn::tensor::{Int, Tensor, TensorData};
 use std::ops::Range;
 use std::sync::Arc;
-use zofo_kernels::{AttentionLayout, RotaryAngles, Segment, tensor as ops};
+use zofo_kernels::{Activation, AttentionLayout, RotaryAngles, Segment, tensor as ops};
 
 /// Rows of one pass that share an adapter.
 #[derive(Clone, Copy)]
@@ -50,7 +50,7 @@ impl Backbone {
             .collect();
         let hidden = select_rows(hidden, rows);
         let (head, view) = self.read(&self.config().names.head, perturbation);
-        ops::token_nll(hidden, head, batch.targets(), view)
+        ops::token_nll(hidden, head, batch.targets(), None, view)
     }
 
     /// Logits `[tokens, vocabulary]` of every token of a batch.
@@ -119,7 +119,7 @@ impl<'a> Pass<'a> {
             let second =
                 spans.clone().into_iter().map(|(rows, adapter)| (rows.start + start..rows.end + start, adapter));
             spans.extend(second);
-            (layout.doubled(), twice(&angles))
+            (layout.doubled(), angles.doubled())
         } else {
             (layout, angles)
         };
@@ -148,12 +148,12 @@ impl<'a> Pass<'a> {
         let x = self.norm(&names.mlp_norm, hidden.clone());
         let gate = self.project(&names.gate, x.clone());
         let up = self.project(&names.up, x);
-        hidden + self.project(&names.down, ops::silu_mul(gate, up))
+        hidden + self.project(&names.down, ops::gated(gate, up, Activation::Silu))
     }
 
     fn norm(&self, name: &str, x: Tensor<2>) -> Tensor<2> {
         let (weight, view) = self.backbone.read(name, self.perturbation);
-        ops::rms_norm(x, weight, self.backbone.config().norm_eps, view)
+        ops::rms_norm(x, weight, self.backbone.config().norm_eps, false, view)
     }
 
     /// x·Wᵀ, plus for every span of rows what its adapter adds to this projection.
@@ -204,6 +204,8 @@ fn attention_layout(config: &DecoderConfig, batch: &Batch, past: usize) -> Atten
         heads: config.heads,
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
+        scale: 1.0 / (config.head_dim as f32).sqrt(),
+        softcap: None,
         sliding_window: None,
     }
 }
@@ -216,12 +218,8 @@ fn rotary_angles(config: &DecoderConfig, positions: &[u32]) -> RotaryAngles {
         cos: angles.iter().map(|angle| angle.cos()).collect(),
         sin: angles.iter().map(|angle| angle.sin()).collect(),
         half: frequencies.len(),
+        head_dim: config.head_dim,
     }
-}
-
-fn twice(angles: &RotaryAngles) -> RotaryAngles {
-    let double = |x: &[f32]| [x, x].concat().into();
-    RotaryAngles { cos: double(&angles.cos), sin: double(&angles.sin), half: angles.half }
 }
 
 fn select_rows(x: Tensor<2>, rows: Vec<i64>) -> Tensor<2> {
