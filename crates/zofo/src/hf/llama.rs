@@ -3,7 +3,12 @@
 //! Keys and the meaning of absent ones are those of transformers' `LlamaConfig` and `RotaryEmbeddingConfigMixin`.
 
 use super::{error::HfError, family::Family, json::Keys};
-use crate::model::{DecoderConfig, LayerNames, ParameterNames, Rope, RopeScaling};
+use crate::model::config::{
+    Attention, DecoderConfig, Embedding, Layer, Linear, Mlp, Norm, NormKind, Output, Qkv, SublayerNorms, UpProjection,
+    WeightOrder,
+};
+use crate::model::{Rope, RopeScaling};
+use zofo_kernels::Activation;
 
 pub(super) const FAMILY: Family =
     Family { architecture: "LlamaForCausalLM", model_type: "llama", default_eos: Some(2), decoder };
@@ -29,18 +34,65 @@ fn decoder(config: &Keys<'_>) -> Result<DecoderConfig, HfError> {
     }
     let tied = config.boolean("tie_word_embeddings")?.unwrap_or(false);
     let max_positions = config.size("max_position_embeddings")?.unwrap_or(DEFAULT_MAX_POSITIONS);
+    let head_dim = head_dim(config, hidden, heads)?;
+    let eps = config.positive("rms_norm_eps")?.unwrap_or(DEFAULT_NORM_EPS) as f32;
+    let intermediate = config.required("intermediate_size", Keys::size)?;
+    let norm = |name: String| Some(Norm { weight: name, width: hidden, eps, kind: NormKind::Rms });
+    let layer = |index: usize| {
+        let name = |part: &str| format!("model.layers.{index}.{part}.weight");
+        let linear = |part: &str, inputs, outputs| Linear {
+            weight: name(part),
+            bias: None,
+            inputs,
+            outputs,
+            order: WeightOrder::OutputMajor,
+        };
+        let before = |part: &str| SublayerNorms { input: norm(name(part)), ..SublayerNorms::default() };
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        Layer {
+            attention: Attention {
+                qkv: Qkv::Separate {
+                    q: linear("self_attn.q_proj", hidden, q),
+                    k: linear("self_attn.k_proj", hidden, kv),
+                    v: linear("self_attn.v_proj", hidden, kv),
+                },
+                output: linear("self_attn.o_proj", q, hidden),
+                q_norm: None,
+                k_norm: None,
+                rope: Some(0),
+                sliding_window: None,
+                scale: 1.0 / (head_dim as f32).sqrt(),
+                softcap: None,
+            },
+            attention_norms: before("input_layernorm"),
+            mlp: Mlp {
+                up: UpProjection::Gated {
+                    gate: linear("mlp.gate_proj", hidden, intermediate),
+                    up: linear("mlp.up_proj", hidden, intermediate),
+                },
+                down: linear("mlp.down_proj", intermediate, hidden),
+                activation: Activation::Silu,
+            },
+            mlp_norms: before("post_attention_layernorm"),
+        }
+    };
+    let tokens = "model.embed_tokens.weight".to_owned();
     Ok(DecoderConfig {
         vocabulary: config.required("vocab_size", Keys::size)?,
         hidden,
-        intermediate: config.required("intermediate_size", Keys::size)?,
-        layers,
         heads,
         kv_heads,
-        head_dim: head_dim(config, hidden, heads)?,
-        norm_eps: config.positive("rms_norm_eps")?.unwrap_or(DEFAULT_NORM_EPS) as f32,
-        rope: rope(config, max_positions)?,
+        head_dim,
         max_positions,
-        names: names(layers, tied),
+        ropes: vec![rope(config, max_positions, head_dim)?],
+        output: Output {
+            norm: norm("model.norm.weight".to_owned()),
+            projection: None,
+            head: if tied { tokens.clone() } else { "lm_head.weight".to_owned() },
+            softcap: None,
+        },
+        embedding: Embedding { tokens, width: hidden, scale: None, projection: None, positions: None },
+        layers: (0..layers).map(layer).collect(),
     })
 }
 
@@ -82,7 +134,7 @@ fn head_dim(config: &Keys<'_>, hidden: usize, heads: usize) -> Result<usize, HfE
 
 /// Transformers 5 keeps all of it in `rope_parameters`; transformers 4 has `rope_theta` beside `rope_scaling`, in which
 /// `rope_type` was called `type` at first. Where both are there, transformers 5 takes the older.
-fn rope(config: &Keys<'_>, max_positions: usize) -> Result<Rope, HfError> {
+fn rope(config: &Keys<'_>, max_positions: usize, dim: usize) -> Result<Rope, HfError> {
     let mut parameters = None;
     for key in ["rope_scaling", "rope_parameters"] {
         let found = config.object(key)?.filter(|object| !object.is_empty());
@@ -90,7 +142,7 @@ fn rope(config: &Keys<'_>, max_positions: usize) -> Result<Rope, HfError> {
     }
     let outer_theta = config.positive("rope_theta")?;
     let Some(parameters) = parameters else {
-        return Ok(Rope { theta: outer_theta.unwrap_or(DEFAULT_ROPE_THETA), scaling: RopeScaling::Default });
+        return Ok(Rope { theta: outer_theta.unwrap_or(DEFAULT_ROPE_THETA), dim, scaling: RopeScaling::Default });
     };
     for keys in [config, &parameters] {
         let partial = keys.positive("partial_rotary_factor")?;
@@ -123,31 +175,7 @@ fn rope(config: &Keys<'_>, max_positions: usize) -> Result<Rope, HfError> {
         }
         _ => return Err(parameters.unsupported(key, "default, linear, llama3")),
     };
-    Ok(Rope { theta: inner_theta.or(outer_theta).unwrap_or(DEFAULT_ROPE_THETA), scaling })
-}
-
-fn names(layers: usize, tied: bool) -> ParameterNames {
-    let embedding = "model.embed_tokens.weight".to_owned();
-    let layer = |index: usize| {
-        let name = |part: &str| format!("model.layers.{index}.{part}.weight");
-        LayerNames {
-            attention_norm: name("input_layernorm"),
-            q: name("self_attn.q_proj"),
-            k: name("self_attn.k_proj"),
-            v: name("self_attn.v_proj"),
-            o: name("self_attn.o_proj"),
-            mlp_norm: name("post_attention_layernorm"),
-            gate: name("mlp.gate_proj"),
-            up: name("mlp.up_proj"),
-            down: name("mlp.down_proj"),
-        }
-    };
-    ParameterNames {
-        head: if tied { embedding.clone() } else { "lm_head.weight".to_owned() },
-        embedding,
-        final_norm: "model.norm.weight".to_owned(),
-        layers: (0..layers).map(layer).collect(),
-    }
+    Ok(Rope { theta: inner_theta.or(outer_theta).unwrap_or(DEFAULT_ROPE_THETA), dim, scaling })
 }
 
 #[cfg(test)]
@@ -174,9 +202,10 @@ mod tests {
     #[test]
     fn sizes_and_names() {
         let config = read(&llama_config()).unwrap();
-        assert_eq!((config.vocabulary, config.hidden, config.intermediate, config.layers), (6, 8, 12, 2));
+        assert_eq!((config.vocabulary, config.hidden, config.layers.len()), (6, 8, 2));
+        assert_eq!(config.layers[0].mlp.down.inputs, 12);
         assert_eq!((config.heads, config.kv_heads, config.head_dim), (2, 1, 4));
-        assert_eq!((config.norm_eps, config.max_positions), (1e-5, 64));
+        assert_eq!((config.output.norm.as_ref().unwrap().eps, config.max_positions), (1e-5, 64));
         assert!(!config.is_tied());
         let parameters = config.parameters();
         assert_eq!(parameters.len(), 21);
@@ -207,14 +236,14 @@ mod tests {
         }))
         .unwrap();
         assert_eq!((config.kv_heads, config.head_dim, config.max_positions), (2, 4, 2048));
-        assert_eq!(config.norm_eps, 1e-6);
+        assert_eq!(config.output.norm.as_ref().unwrap().eps, 1e-6);
         assert!(!config.is_tied());
-        assert_eq!(config.rope, Rope { theta: 10_000.0, scaling: RopeScaling::Default });
+        assert_eq!(config.ropes[0], Rope { theta: 10_000.0, dim: 4, scaling: RopeScaling::Default });
     }
 
     #[test]
     fn both_spellings_of_rotary_positions() {
-        let rope = |changes| with(changes).unwrap().rope;
+        let rope = |changes| with(changes).unwrap().ropes.remove(0);
         let llama3 = json!({
             "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
             "original_max_position_embeddings": 32, "rope_type": "llama3",
@@ -223,6 +252,7 @@ mod tests {
         llama3_new["rope_theta"] = json!(500);
         let expected = Rope {
             theta: 500.0,
+            dim: 4,
             scaling: RopeScaling::Llama3 {
                 factor: 8.0,
                 low_freq_factor: 1.0,
@@ -234,7 +264,7 @@ mod tests {
         assert_eq!(rope(old), expected);
         assert_eq!(rope(json!({ "rope_parameters": llama3_new })), expected);
 
-        let linear = Rope { theta: 500.0, scaling: RopeScaling::Linear { factor: 2.0 } };
+        let linear = Rope { theta: 500.0, dim: 4, scaling: RopeScaling::Linear { factor: 2.0 } };
         for old in [json!({ "type": "linear", "factor": 2 }), json!({ "rope_type": "linear", "factor": 2 })] {
             let old = json!({ "rope_theta": 500.0, "rope_scaling": old, "rope_parameters": null });
             assert_eq!(rope(old), linear);

@@ -134,7 +134,7 @@ impl ModelFiles {
         let opened = File::open(path).map_err(failed_to("open", path))?;
         Ok(Self {
             path: path.to_owned(),
-            weights: Weights::Gguf(GgufWeights::new(file, opened, named, &config)),
+            weights: Weights::Gguf(GgufWeights::new(file, opened, named)),
             config,
             config_json,
             eos_token_ids,
