@@ -141,7 +141,7 @@ impl PeftLora {
         let matrices: BTreeMap<_, _> = config
             .parameters()
             .into_iter()
-            .filter(|(name, _)| *name != config.names.embedding)
+            .filter(|(name, _)| *name != config.embedding.tokens)
             .filter_map(|(name, shape)| {
                 let module = name.strip_suffix(".weight")?.to_owned();
                 Some((module, <[usize; 2]>::try_from(shape).ok()?))
@@ -149,7 +149,7 @@ impl PeftLora {
             .collect();
         for pair in &self.tensors {
             let module = &pair.module;
-            if config.names.head.strip_suffix(".weight") == Some(module) {
+            if config.output.head.strip_suffix(".weight") == Some(module) {
                 return Err(HfError::Unsupported {
                     path: dir.join(WEIGHTS),
                     what: format!("module \"{module}\""),

@@ -31,7 +31,7 @@ use super::{
 use crate::model::DecoderConfig;
 
 /// Output matrix of every family, where it is not the embedding.
-const HEAD: &str = "lm_head.weight";
+pub(super) const HEAD: &str = "lm_head.weight";
 /// Frequencies that old versions of transformers saved with the weights.
 const ROTARY_BUFFERS: &[&str] = &[".rotary_emb.inv_freq"];
 
@@ -71,7 +71,7 @@ impl Family {
             let supported = "weights in F32, BF16 or F16, or a GGUF file of the model";
             return Err(config.unsupported("quantization_config", supported));
         }
-        for (key, _) in foreign_parts(config) {
+        if let Some((key, _)) = foreign_parts(config).next() {
             return Err(config.unsupported(key, "models without it"));
         }
         (self.decoder)(config)

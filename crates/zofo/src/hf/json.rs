@@ -100,9 +100,7 @@ impl<'a> Keys<'a> {
 
     /// A finite number, zero or above.
     pub(super) fn not_negative(&self, key: &str) -> Result<Option<f64>, HfError> {
-        self.typed(key, "a number from 0", |value| {
-            value.as_f64().filter(|number| number.is_finite() && *number >= 0.0)
-        })
+        self.typed(key, "a number from 0", |value| value.as_f64().filter(|number| number.is_finite() && *number >= 0.0))
     }
 
     /// A list of finite numbers above zero.

@@ -271,6 +271,11 @@ impl UpProjection {
             Self::Gated { gate, up } => vec![gate, up],
         }
     }
+
+    /// Width of all their outputs together.
+    pub fn width(&self) -> usize {
+        self.linears().into_iter().map(|linear| linear.outputs).sum()
+    }
 }
 
 impl Layer {

@@ -114,9 +114,7 @@ impl Rope {
         let theta = self.theta as f32;
         match &self.scaling {
             RopeScaling::Default => self.powers(theta).map(f32::recip).collect(),
-            RopeScaling::Linear { factor } => {
-                self.powers(theta).map(|power| power.recip() / *factor as f32).collect()
-            }
+            RopeScaling::Linear { factor } => self.powers(theta).map(|power| power.recip() / *factor as f32).collect(),
             RopeScaling::Dynamic { factor, original_context } => {
                 self.powers(self.stretched_theta(length, *factor, *original_context)).map(f32::recip).collect()
             }
@@ -168,9 +166,8 @@ impl Yarn {
     fn kept_shares(&self, rope: &Rope) -> impl Iterator<Item = f32> {
         let dim = rope.dim as f64;
         // The pair that turns this often within the context of pre-training.
-        let pair_of = |turns: f64| {
-            dim * (self.original_context / (turns * std::f64::consts::TAU)).ln() / (2.0 * rope.theta.ln())
-        };
+        let pair_of =
+            |turns: f64| dim * (self.original_context / (turns * std::f64::consts::TAU)).ln() / (2.0 * rope.theta.ln());
         let [mut first, mut last] = [pair_of(self.beta_fast), pair_of(self.beta_slow)];
         if self.truncate {
             [first, last] = [first.floor(), last.ceil()];
@@ -242,7 +239,8 @@ mod tests {
         let just_beyond =
             [1.0, 0.31350085, 0.098282784, 0.030811736, 0.009659505, 0.003028263, 0.0009493631, 0.00029762613];
         assert_frequencies(&dynamic, 65, just_beyond, 1.0);
-        let long = [1.0, 0.21921244, 0.048054103, 0.010534058, 0.0023091966, 0.00050620467, 0.00011096637, 2.4325213e-5];
+        let long =
+            [1.0, 0.21921244, 0.048054103, 0.010534058, 0.0023091966, 0.00050620467, 0.00011096637, 2.4325213e-5];
         assert_frequencies(&dynamic, 256, long, 1.0);
         assert_eq!(dynamic.context(64), 256);
     }
@@ -257,8 +255,7 @@ mod tests {
             truncate: true,
             attention_factor: yarn_attention_factor(4.0, None),
         };
-        let with_defaults =
-            [1.0, 0.23717082, 0.049999997, 0.007905695, 0.0025, 0.00079056947, 0.00025, 7.905695e-5];
+        let with_defaults = [1.0, 0.23717082, 0.049999997, 0.007905695, 0.0025, 0.00079056947, 0.00025, 7.905695e-5];
         let defaults = rope(RopeScaling::Yarn(yarn.clone()));
         assert_frequencies(&defaults, 5, with_defaults, 1.138_629_4);
         assert_eq!((defaults.context(64), defaults.context(512)), (256, 512));
@@ -283,12 +280,8 @@ mod tests {
 
     #[test]
     fn llama3() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 64.0,
-        };
+        let scaling =
+            RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 64.0 };
         let llama3 = Rope { theta: 500_000.0, dim: 16, scaling };
         let expected =
             [1.0, 0.07940301, 0.004700754, 0.00091158313, 0.00017677668, 3.4281024e-5, 6.6478697e-6, 1.2891732e-6];
@@ -304,8 +297,7 @@ mod tests {
             original_context: 64.0,
             attention_factor: long_rope_attention_factor(8.0, 64.0),
         });
-        let short =
-            [1.0, 0.3011693, 0.09090909, 0.026352312, 0.0076923077, 0.0021081853, 0.00057142857, 0.0001581139];
+        let short = [1.0, 0.3011693, 0.09090909, 0.026352312, 0.0076923077, 0.0021081853, 0.00057142857, 0.0001581139];
         assert_frequencies(&long_rope, 64, short, 1.224_744_9);
         let long = [1.0, 0.2108185, 0.04, 0.007905695, 0.00125, 0.00019764237, 4.1666666e-5, 9.882118e-6];
         assert_frequencies(&long_rope, 65, long, 1.224_744_9);

@@ -169,14 +169,7 @@ impl Lora {
 
 /// Module name and `[out, in]` of every linear layer inside the blocks, in the order of the forward pass.
 fn linear_modules(model: &DecoderConfig) -> Vec<(String, [usize; 2])> {
-    let names = &model.names;
-    let is_outside = |name: &str| name == names.embedding || name == names.head;
-    let linear = model.parameters().into_iter().filter_map(|(name, shape)| {
-        let [out, input] = shape[..] else { return None };
-        let module = name.strip_suffix(".weight")?.to_owned();
-        (!is_outside(&name)).then_some((module, [out, input]))
-    });
-    linear.collect()
+    model.linears().into_iter().map(|linear| (linear.name, [linear.outputs, linear.inputs])).collect()
 }
 
 fn last_parts(linear: &[(String, [usize; 2])]) -> Vec<String> {

@@ -89,6 +89,27 @@ impl Adapter {
         self.tensors().into_iter().map(gradient).collect()
     }
 
+    /// Number of virtual tokens, which stand before the real ones: real token t is at position `virtual_tokens` + t.
+    pub fn virtual_tokens(&self) -> usize {
+        match self {
+            Self::Lora(_) => 0,
+        }
+    }
+
+    /// Embeddings `[virtual_tokens, embedding width]` that stand before those of words.
+    pub fn prompt(&self) -> Option<Tensor<2>> {
+        match self {
+            Self::Lora(_) => None,
+        }
+    }
+
+    /// Keys and values `[virtual_tokens, kv_heads · head_dim]` that stand before those of real tokens in block `layer`.
+    pub fn prefix(&self, _layer: usize) -> Option<(Tensor<2>, Tensor<2>)> {
+        match self {
+            Self::Lora(_) => None,
+        }
+    }
+
     /// Whether the block adds something to the projection whose weight has this name.
     pub fn adapts(&self, weight: &str) -> bool {
         match self {

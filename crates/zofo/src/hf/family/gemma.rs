@@ -8,7 +8,7 @@ use super::{
     llama_layout::{Conventions, LLAMA, LlamaLayout},
     rope::rope,
 };
-use crate::model::{DecoderConfig, NormKind};
+use crate::model::config::{DecoderConfig, NormKind};
 
 pub(super) const FAMILY: Family = Family {
     architecture: "GemmaForCausalLM",

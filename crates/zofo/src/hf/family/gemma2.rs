@@ -10,7 +10,7 @@ use super::{
     parts::inverse_root,
     rope::rope,
 };
-use crate::model::{Attention, DecoderConfig, Layer, Mlp, SublayerNorms};
+use crate::model::config::{Attention, DecoderConfig, Layer, Mlp, SublayerNorms};
 
 pub(super) const FAMILY: Family = Family {
     architecture: "Gemma2ForCausalLM",
@@ -22,8 +22,7 @@ pub(super) const FAMILY: Family = Family {
 };
 
 /// Also those of Gemma 3, but for the context. A `hidden_act` that stands beside `hidden_activation` counts for nothing.
-pub(super) const GEMMA2: Conventions =
-    Conventions { kv_heads: Some(4), activation_key: "hidden_activation", ..GEMMA };
+pub(super) const GEMMA2: Conventions = Conventions { kv_heads: Some(4), activation_key: "hidden_activation", ..GEMMA };
 pub(super) const DEFAULT_WINDOW: usize = 4096;
 const DEFAULT_QUERY_SCALAR: f64 = 256.0;
 const DEFAULT_SCORE_CAP: f64 = 50.0;

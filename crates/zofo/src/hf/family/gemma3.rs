@@ -10,7 +10,10 @@ use super::{
     llama_layout::{Conventions, LlamaLayout},
     rope::{DEFAULT_THETA, Surroundings, scaled},
 };
-use crate::model::{Attention, DecoderConfig, Rope, RopeScaling};
+use crate::model::{
+    Rope, RopeScaling,
+    config::{Attention, DecoderConfig},
+};
 
 pub(super) const FAMILY: Family = Family {
     architecture: "Gemma3ForCausalLM",
@@ -72,12 +75,8 @@ fn ropes(config: &Keys<'_>, layout: &LlamaLayout) -> Result<[Rope; 2], HfError> 
         }
     }
     let rope = |parameters: Option<&Keys<'_>>, theta: f64| {
-        let surroundings = Surroundings {
-            dim: layout.head_dim,
-            max_positions: layout.max_positions,
-            theta,
-            original_context: None,
-        };
+        let surroundings =
+            Surroundings { dim: layout.head_dim, max_positions: layout.max_positions, theta, original_context: None };
         match parameters {
             Some(parameters) => scaled(parameters, &surroundings),
             None => Ok(Rope { theta, dim: layout.head_dim, scaling: RopeScaling::Default }),

@@ -6,7 +6,7 @@ use super::{
     parts::{inverse_root, layer_norm, linear, pre_norm},
     sizes::{activation, even_share, layers},
 };
-use crate::model::{
+use crate::model::config::{
     Attention, DecoderConfig, Embedding, Layer, Linear, Mlp, Output, PositionTable, Qkv, UpProjection, WeightOrder,
 };
 
@@ -79,11 +79,7 @@ fn decoder(config: &Keys<'_>) -> Result<DecoderConfig, HfError> {
             width: hidden,
             scale: None,
             projection: None,
-            positions: Some(PositionTable {
-                weight: "transformer.wpe.weight".to_owned(),
-                rows: positions,
-                offset: 0,
-            }),
+            positions: Some(PositionTable { weight: "transformer.wpe.weight".to_owned(), rows: positions, offset: 0 }),
         },
     })
 }

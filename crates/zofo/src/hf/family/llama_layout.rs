@@ -9,7 +9,8 @@ use super::{
     sizes::{activation, even_share, layers},
 };
 use crate::model::{
-    Attention, DecoderConfig, Embedding, Layer, Linear, Mlp, Norm, NormKind, Output, Qkv, Rope, UpProjection,
+    Rope,
+    config::{Attention, DecoderConfig, Embedding, Layer, Linear, Mlp, Norm, NormKind, Output, Qkv, UpProjection},
 };
 
 /// What absent keys mean, and how a family spells and computes what not all have in common.

@@ -7,7 +7,7 @@ use super::{
     parts::{inverse_root, layer_norm, linear, pre_norm},
     sizes::{activation, even_share, layers},
 };
-use crate::model::{
+use crate::model::config::{
     Attention, DecoderConfig, Embedding, Layer, Mlp, Output, PositionTable, Qkv, SublayerNorms, UpProjection,
 };
 
@@ -46,11 +46,7 @@ fn decoder(config: &Keys<'_>) -> Result<DecoderConfig, HfError> {
         let module = |part: &str| format!("model.decoder.layers.{index}.{part}");
         let norms = |part| {
             let norm = layer_norm(&module(part), hidden, NORM_EPS);
-            if norm_before {
-                pre_norm(norm)
-            } else {
-                SublayerNorms { stream: Some(norm), ..SublayerNorms::default() }
-            }
+            if norm_before { pre_norm(norm) } else { SublayerNorms { stream: Some(norm), ..SublayerNorms::default() } }
         };
         let square = |part| linear(&module(part), hidden, hidden, bias);
         Layer {

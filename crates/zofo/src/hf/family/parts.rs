@@ -1,6 +1,6 @@
 //! Parts of decoders by the names of their modules, as `torch.nn` stores them.
 
-use crate::model::{Linear, Norm, NormKind, SublayerNorms, WeightOrder};
+use crate::model::config::{Linear, Norm, NormKind, SublayerNorms, WeightOrder};
 
 /// A `torch.nn.Linear`.
 pub(super) fn linear(module: &str, inputs: usize, outputs: usize, bias: bool) -> Linear {
@@ -15,12 +15,7 @@ pub(super) fn linear(module: &str, inputs: usize, outputs: usize, bias: bool) ->
 
 /// A `torch.nn.LayerNorm`.
 pub(super) fn layer_norm(module: &str, width: usize, eps: f32) -> Norm {
-    Norm {
-        weight: format!("{module}.weight"),
-        width,
-        eps,
-        kind: NormKind::Layer { bias: format!("{module}.bias") },
-    }
+    Norm { weight: format!("{module}.weight"), width, eps, kind: NormKind::Layer { bias: format!("{module}.bias") } }
 }
 
 /// A norm before a sublayer, and no other.

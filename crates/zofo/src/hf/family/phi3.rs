@@ -7,7 +7,10 @@ use super::{
     llama_layout::{Conventions, LLAMA, LlamaLayout},
     rope::{DEFAULT_THETA, Surroundings, long_rope, parameters, rope_type, theta},
 };
-use crate::model::{Attention, DecoderConfig, Mlp, Qkv, Rope, RopeScaling, UpProjection};
+use crate::model::{
+    Rope, RopeScaling,
+    config::{Attention, DecoderConfig, Mlp, Qkv, UpProjection},
+};
 
 pub(super) const FAMILY: Family = Family {
     architecture: "Phi3ForCausalLM",

@@ -7,7 +7,7 @@ use super::{
     llama_layout::{Conventions, LLAMA, LlamaLayout},
     rope::rope,
 };
-use crate::model::{Attention, DecoderConfig};
+use crate::model::config::{Attention, DecoderConfig};
 
 pub(super) const FAMILY: Family = Family {
     architecture: "Qwen2ForCausalLM",

@@ -7,7 +7,7 @@ use super::{
     qwen2::{QWEN2, qwen_windows},
     rope::rope,
 };
-use crate::model::{Attention, DecoderConfig};
+use crate::model::config::{Attention, DecoderConfig};
 
 pub(super) const FAMILY: Family = Family {
     architecture: "Qwen3ForCausalLM",

@@ -80,7 +80,9 @@ pub(super) fn scaled(parameters: &Keys<'_>, surroundings: &Surroundings) -> Resu
         }
         "yarn" => {
             if theta <= 1.0 {
-                return Err(parameters.unexpected("rope_theta", "more than 1 with yarn, which divides by its logarithm"));
+                return Err(
+                    parameters.unexpected("rope_theta", "more than 1 with yarn, which divides by its logarithm")
+                );
             }
             yarn(parameters, factor()?, original_context)?
         }
@@ -100,8 +102,7 @@ pub(super) fn theta(parameters: &Keys<'_>, surroundings: &Surroundings) -> Resul
 pub(super) fn long_rope(parameters: &Keys<'_>, surroundings: &Surroundings) -> Result<RopeScaling, HfError> {
     let original_context = original_context(parameters, surroundings)?;
     if original_context <= 1.0 {
-        let expected =
-            format!("more than 1, not {original_context}, with longrope, which divides by its logarithm");
+        let expected = format!("more than 1, not {original_context}, with longrope, which divides by its logarithm");
         return Err(parameters.unexpected(ORIGINAL_CONTEXT, expected));
     }
     let pairs = surroundings.dim / 2;
@@ -166,5 +167,208 @@ fn reject_partial_rotation(keys: &Keys<'_>) -> Result<(), HfError> {
     match keys.positive(key)? {
         Some(factor) if factor != 1.0 => Err(keys.unsupported(key, "1")),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::super::test_model::{assert_refused, changed, llama_config, read_decoder};
+    use super::*;
+    use crate::model::DecoderConfig;
+
+    fn decoder(changes: &Value) -> DecoderConfig {
+        read_decoder(&changed(&llama_config(), changes)).unwrap()
+    }
+
+    fn rope(changes: &Value) -> Rope {
+        decoder(changes).ropes.remove(0)
+    }
+
+    /// Reads `parameters` in the spelling of transformers 5 and in both of transformers 4, which must agree.
+    fn scaling(parameters: Value) -> RopeScaling {
+        let new = changed(&parameters, &json!({ "rope_theta": 500 }));
+        let mut oldest = parameters.clone();
+        oldest["type"] = oldest.as_object_mut().unwrap().remove("rope_type").unwrap();
+        let old = [parameters, oldest]
+            .map(|scaling| rope(&json!({ "rope_theta": 500.0, "rope_scaling": scaling, "rope_parameters": null })));
+        let new = rope(&json!({ "rope_parameters": new }));
+        assert_eq!((new.theta, new.dim), (500.0, 4));
+        assert_eq!(old, [new.clone(), new.clone()]);
+        new.scaling
+    }
+
+    #[test]
+    fn every_type_in_every_spelling() {
+        assert_eq!(scaling(json!({ "rope_type": "default" })), RopeScaling::Default);
+        assert_eq!(scaling(json!({ "rope_type": "linear", "factor": 2 })), RopeScaling::Linear { factor: 2.0 });
+        assert_eq!(
+            scaling(json!({ "rope_type": "dynamic", "factor": 2.5 })),
+            RopeScaling::Dynamic { factor: 2.5, original_context: 64.0 }
+        );
+        let llama3 = json!({
+            "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 32, "rope_type": "llama3",
+        });
+        let expected =
+            RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 32.0 };
+        assert_eq!(scaling(llama3), expected);
+        let defaults = Yarn {
+            factor: 4.0,
+            original_context: 64.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: 0.1 * 4.0_f64.ln() + 1.0,
+        };
+        assert_eq!(scaling(json!({ "rope_type": "yarn", "factor": 4.0 })), RopeScaling::Yarn(defaults));
+        let stated = json!({
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16,
+            "beta_fast": 8, "beta_slow": 2, "truncate": false, "attention_factor": 1.5, "mscale": 1.0,
+        });
+        let expected = Yarn {
+            factor: 4.0,
+            original_context: 16.0,
+            beta_fast: 8.0,
+            beta_slow: 2.0,
+            truncate: false,
+            attention_factor: 1.5,
+        };
+        assert_eq!(scaling(stated), RopeScaling::Yarn(expected));
+        let long_rope = json!({
+            "rope_type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0],
+            "original_max_position_embeddings": 16,
+        });
+        let expected = |attention_factor| RopeScaling::LongRope {
+            short: vec![1.0, 2.0],
+            long: vec![3.0, 4.0],
+            original_context: 16.0,
+            attention_factor,
+        };
+        // The context of 64 is 4 times that of pre-training.
+        assert_eq!(scaling(long_rope.clone()), expected(1.5_f64.sqrt()));
+        let factor = changed(&long_rope, &json!({ "factor": 16.0 }));
+        assert_eq!(scaling(factor), expected(2.0_f64.sqrt()));
+        let stated = changed(&long_rope, &json!({ "factor": 16.0, "attention_factor": 1.25 }));
+        assert_eq!(scaling(stated), expected(1.25));
+    }
+
+    #[test]
+    fn the_mscales_of_yarn() {
+        let attention_factor = |mscales| {
+            let yarn = changed(&json!({ "rope_type": "yarn", "factor": 8.0 }), &mscales);
+            match scaling(yarn) {
+                RopeScaling::Yarn(yarn) => yarn.attention_factor,
+                other => panic!("{other:?}"),
+            }
+        };
+        let plain = attention_factor(json!({}));
+        assert_eq!(attention_factor(json!({ "mscale": 1.0, "mscale_all_dim": 1.0 })), 1.0);
+        assert_eq!(attention_factor(json!({ "mscale": 2.0, "mscale_all_dim": 0 })), plain);
+        assert_eq!(attention_factor(json!({ "mscale": 2.0 })), plain);
+    }
+
+    #[test]
+    fn the_context_of_pre_training() {
+        let context = |changes: Value| match rope(&changes).scaling {
+            RopeScaling::Llama3 { original_context, .. } => original_context,
+            other => panic!("{other:?}"),
+        };
+        let llama3 = json!({ "rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4 });
+        assert_eq!(context(json!({ "rope_parameters": llama3 })), 64.0);
+        let inner = changed(&llama3, &json!({ "original_max_position_embeddings": 32 }));
+        assert_eq!(context(json!({ "rope_parameters": inner })), 32.0);
+        let outer = json!({ "rope_parameters": inner, "original_max_position_embeddings": 16 });
+        assert_eq!(context(outer), 16.0);
+    }
+
+    #[test]
+    fn the_longest_sequence() {
+        let longest = |parameters| decoder(&json!({ "rope_parameters": parameters })).max_positions;
+        assert_eq!(longest(json!({ "rope_type": "linear", "factor": 4 })), 64);
+        assert_eq!(longest(json!({ "rope_type": "dynamic", "factor": 4 })), 256);
+        assert_eq!(longest(json!({ "rope_type": "yarn", "factor": 4 })), 256);
+        let whole = json!({ "rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 8 });
+        assert_eq!(longest(whole), 64);
+    }
+
+    #[test]
+    fn the_older_spelling_precedes() {
+        let both = json!({
+            "rope_scaling": { "type": "linear", "factor": 2.0 },
+            "rope_parameters": { "rope_type": "default", "rope_theta": 7.0 },
+        });
+        let expected = Rope { theta: DEFAULT_THETA, dim: 4, scaling: RopeScaling::Linear { factor: 2.0 } };
+        assert_eq!(rope(&both), expected);
+        let inner = json!({ "rope_parameters": { "rope_theta": 7.0 }, "rope_theta": 8.0, "rope_scaling": {} });
+        assert_eq!(rope(&inner).theta, 7.0);
+    }
+
+    #[test]
+    fn impossible_values() {
+        let parameters = |parameters| json!({ "rope_parameters": parameters });
+        let cases: [(_, &[&str]); 12] = [
+            (json!({ "rope_parameters": 3 }), &["\"rope_parameters\"", "an object"]),
+            (parameters(json!({ "rope_type": "linear" })), &["\"rope_parameters.factor\"", "found none"]),
+            (parameters(json!({ "rope_type": "linear", "factor": 0 })), &["\"rope_parameters.factor\"", "above zero"]),
+            (
+                parameters(json!({
+                    "rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4,
+                })),
+                &["\"rope_parameters.high_freq_factor\"", "more than the 4"],
+            ),
+            (
+                parameters(json!({ "rope_type": "yarn", "factor": 2, "rope_theta": 1.0 })),
+                &["\"rope_parameters.rope_theta\"", "more than 1"],
+            ),
+            (
+                parameters(json!({ "rope_type": "longrope", "long_factor": [1.0, 1.0] })),
+                &["\"rope_parameters.short_factor\"", "found none"],
+            ),
+            (
+                parameters(json!({ "rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0, 1.0] })),
+                &["\"rope_parameters.short_factor\"", "each of the 2 pairs", "not 1"],
+            ),
+            (
+                parameters(json!({ "rope_type": "longrope", "short_factor": [1, 0], "long_factor": [1, 1] })),
+                &["\"rope_parameters.short_factor\"", "numbers above zero"],
+            ),
+            (
+                parameters(json!({
+                    "rope_type": "longrope", "original_max_position_embeddings": 1,
+                    "short_factor": [1, 1], "long_factor": [1, 1],
+                })),
+                &["\"rope_parameters.original_max_position_embeddings\"", "more than 1"],
+            ),
+            (
+                json!({ "head_dim": 2, "rope_parameters": { "rope_type": "dynamic", "factor": 2.0 } }),
+                &["\"rope_parameters.rope_type\"", "two elements"],
+            ),
+            (parameters(json!({ "rope_type": 3 })), &["\"rope_parameters.rope_type\"", "a string"]),
+            (json!({ "original_max_position_embeddings": 0 }), &["\"original_max_position_embeddings\""]),
+        ];
+        assert_refused(&llama_config(), &cases);
+    }
+
+    #[test]
+    fn what_is_not_computed() {
+        let cases: [(_, &[&str]); 5] = [
+            (
+                json!({ "rope_parameters": { "rope_type": "proportional", "factor": 4.0 } }),
+                &["\"rope_parameters.rope_type\" is \"proportional\"", "default, linear, dynamic, yarn"],
+            ),
+            (json!({ "rope_scaling": { "type": "su" } }), &["\"rope_scaling.type\" is \"su\""]),
+            (
+                json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } }),
+                &["\"rope_parameters.partial_rotary_factor\" is 0.5", "not supported"],
+            ),
+            (json!({ "partial_rotary_factor": 0.5 }), &["\"partial_rotary_factor\" is 0.5", "not supported"]),
+            (
+                json!({ "rope_parameters": { "full_attention": { "rope_theta": 1e4 } } }),
+                &["\"rope_parameters.full_attention\"", "not supported"],
+            ),
+        ];
+        assert_refused(&llama_config(), &cases);
     }
 }

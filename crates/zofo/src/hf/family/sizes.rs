@@ -38,3 +38,27 @@ pub(super) fn activation(config: &Keys<'_>, key: &str, default: &str) -> Result<
         _ => Err(config.unsupported(key, "silu, relu, gelu, gelu_new, gelu_pytorch_tanh")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::super::super::test_model::{assert_says, message};
+    use super::*;
+
+    #[test]
+    fn activations_by_name() {
+        let read = |name: &str| {
+            let config = json!({ "hidden_act": name });
+            activation(&Keys::new(Path::new("config.json"), config.as_object().unwrap()), "hidden_act", "silu")
+        };
+        assert_eq!(read("swish").unwrap(), Activation::Silu);
+        assert_eq!(read("gelu").unwrap(), Activation::Gelu);
+        assert_eq!(read("gelu_new").unwrap(), Activation::GeluTanh);
+        assert_eq!(read("gelu_pytorch_tanh").unwrap(), Activation::GeluTanh);
+        assert_eq!(read("relu").unwrap(), Activation::Relu);
+        assert_says(&message(read("relu2")), &["\"hidden_act\" is \"relu2\"", "not supported", "gelu_new"]);
+    }
+}

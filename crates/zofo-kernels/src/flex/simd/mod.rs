@@ -2,6 +2,12 @@
 //!
 //! No fused multiply-add is used here, so all instruction sets give the same bits.
 
+mod activation;
+mod norm;
+
+pub(super) use activation::{activate, activate_backward, gated, gated_backward};
+pub(super) use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
+
 use multiversion::multiversion;
 
 /// Width of the partial sums of a reduction: fixed, so that the order of summation is.
@@ -63,27 +69,62 @@ pub(super) fn max(x: &[f32]) -> f32 {
     best.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| a.max(b))
 }
 
-/// eˣ to about one unit in the last place: x = n·ln 2 + r, eʳ by its Taylor polynomial of degree 7 (|r| ≤ ln 2 / 2), and
-/// n into the exponent. Below −87 the result is 0, above 88 it is clamped to e⁸⁸.
+/// (eʳ − 1, 2ⁿ) with x = n·ln 2 + r: eʳ − 1 by its Taylor polynomial of degree 7 (|r| ≤ ln 2 / 2), and n into the exponent.
+/// x must lie between −87 and 88.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+fn exp_parts(x: f32) -> (f32, f32) {
     // Adding 1.5·2²³ rounds to an integer, which the lower bits of the sum then hold.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = x.clamp(-87.0, 88.0);
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
-    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
+    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
     let mut p = 1.0 / 5040.0;
     p = p * r + 1.0 / 720.0;
     p = p * r + 1.0 / 120.0;
     p = p * r + 1.0 / 24.0;
     p = p * r + 1.0 / 6.0;
     p = p * r + 0.5;
-    p = p * (r * r) + r + 1.0;
     let power = f32::from_bits((shifted.to_bits().wrapping_add(127)) << 23);
-    if x < -87.0 { 0.0 } else { p * power }
+    (p * (r * r) + r, power)
+}
+
+/// eˣ to about one unit in the last place. Below −87 the result is 0, above 88 it is clamped to e⁸⁸.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    let (below_one, power) = exp_parts(x.clamp(-87.0, 88.0));
+    if x < -87.0 { 0.0 } else { (below_one + 1.0) * power }
+}
+
+/// tanh(x) to about two units in the last place, near zero too: with e = exp(2|x|) − 1, tanh|x| = e/(e + 2).
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    // From 10 on, tanh is 1 in f32.
+    let (below_one, power) = exp_parts(2.0 * x.abs().clamp(0.0, 10.0));
+    let e = below_one * power + (power - 1.0);
+    (e / (e + 2.0)).copysign(x)
+}
+
+/// c·tanh(x/c).
+#[inline(always)]
+pub(super) fn soft_capped(x: f32, cap: f32) -> f32 {
+    cap * tanh(x / cap)
+}
+
+/// x ← c·tanh(x/c).
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+pub(super) fn soft_cap(x: &mut [f32], cap: f32) {
+    for x in x {
+        *x = soft_capped(*x, cap);
+    }
+}
+
+/// The derivative of c·tanh(x/c) in terms of its value y: 1 − (y/c)².
+#[inline(always)]
+pub(super) fn soft_cap_slope(capped: f32, cap: f32) -> f32 {
+    let tanh = capped / cap;
+    1.0 - tanh * tanh
 }
 
 /// x ← exp(x − shift); returns the sum.
@@ -104,49 +145,7 @@ pub(super) fn exp_in_place(x: &mut [f32], shift: f32) -> f32 {
     total(&sums)
 }
 
-/// SiLU(gate)·up.
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
-pub(super) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-        *out = gate / (1.0 + exp(-gate)) * up;
-    }
-}
-
-/// Gradients of SiLU(gate)·up with respect to gate and up.
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
-pub(super) fn silu_mul_backward(grad: &[f32], gate: &[f32], up: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
-    let inputs = grad.iter().zip(gate).zip(up);
-    for (((&grad, &gate), &up), (d_gate, d_up)) in inputs.zip(d_gate.iter_mut().zip(d_up)) {
-        let sigmoid = 1.0 / (1.0 + exp(-gate));
-        *d_up = grad * gate * sigmoid;
-        *d_gate = grad * up * sigmoid * (1.0 + gate * (1.0 - sigmoid));
-    }
-}
-
-/// Root-mean-square norm of one row: x·r·w with the returned r = 1/√(mean(x²) + eps).
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
-pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let r = 1.0 / (dot_inline(x, x) / x.len() as f32 + eps).sqrt();
-    for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
-        *out = x * r * w;
-    }
-}
-
-/// Gradient of [`rms_norm`] of one row with respect to x.
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
-pub(super) fn rms_norm_backward(grad: &[f32], x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let width = x.len() as f32;
-    let r = 1.0 / (dot_inline(x, x) / width + eps).sqrt();
-    for ((out, &grad), &w) in out.iter_mut().zip(grad).zip(weight) {
-        *out = grad * w;
-    }
-    let inner = dot_inline(out, x) / width * r * r * r;
-    for (out, &x) in out.iter_mut().zip(x) {
-        *out = *out * r - x * inner;
-    }
-}
-
-/// Rotates one head: pairs (x\[i\], x\[i + half\]) by the angles' cosines and sines.
+/// Rotates the rotary part of one head: pairs (x\[i\], x\[i + half\]) by the angles' cosines and sines.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
 pub(super) fn rotate(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
     let half = cos.len();
@@ -173,6 +172,22 @@ mod tests {
         assert_eq!(super::exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(super::exp(0.0), 1.0);
         assert!(super::exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tanh_is_accurate_to_two_units_in_the_last_place() {
+        let mut worst = 0.0f64;
+        for step in 1..1_000_000 {
+            // Small and large arguments alike: 1e-6 … 20.
+            let x = (20.0 * (f64::from(step) / 1e6).powi(3)).max(1e-6) as f32;
+            let exact = f64::from(x).tanh();
+            worst = worst.max((f64::from(super::tanh(x)) - exact).abs() / exact);
+            assert_eq!(super::tanh(-x), -super::tanh(x));
+        }
+        assert!(worst < 2.5 * f64::from(f32::EPSILON), "relative error {worst:e}");
+        assert_eq!(super::tanh(f32::INFINITY), 1.0);
+        assert_eq!(super::tanh(0.0), 0.0);
+        assert!(super::tanh(f32::NAN).is_nan());
     }
 
     #[test]
