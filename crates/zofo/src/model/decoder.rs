@@ -81,8 +81,21 @@ impl Backbone {
         states
     }
 
-    /// Embeddings `[ids, width]` of tokens, as virtual tokens stand beside them.
-    pub fn token_embeddings(&self, ids: &[u32], perturbation: &Perturbation) -> Tensor<2> {
+    /// Keys and values `[ids, kv_heads · head_dim]` of a sequence, as attention sees them: one pair per block.
+    pub fn keys_and_values(&self, ids: &[u32]) -> Vec<(Tensor<2>, Tensor<2>)> {
+        let mut cache = KeyValueCache::default();
+        let batch = Batch::continuation(ids, 0);
+        let rows = Rows::new(&[Part { batch: &batch, adapter: None }], 0);
+        self.stream(&rows, &Perturbation::None, Some(&mut cache), |_| ());
+        cache.layers
+    }
+
+    /// Embeddings `[ids, width]` of tokens, as a prompt's virtual tokens stand before them.
+    pub fn embedding_rows(&self, ids: &[u32]) -> Tensor<2> {
+        self.embed_words(ids, &Perturbation::None)
+    }
+
+    fn embed_words(&self, ids: &[u32], perturbation: &Perturbation) -> Tensor<2> {
         let embedding = &self.config().embedding;
         let (table, view) = self.read(&embedding.tokens, perturbation);
         let words = ops::embed(table, ids.into(), view);
@@ -194,7 +207,7 @@ impl<'a> Pass<'a> {
         let Self { backbone, perturbation, rows, .. } = *self;
         let embedding = &backbone.config().embedding;
         let ids: Vec<u32> = rows.spans.iter().flat_map(|span| span.batch.ids.iter().copied()).collect();
-        let mut words = backbone.token_embeddings(&ids, perturbation);
+        let mut words = backbone.embed_words(&ids, perturbation);
         if rows.spans.iter().any(|span| span.adapter.is_some_and(Adapter::is_tracked)) {
             words = words.autodiff();
         }
@@ -329,11 +342,6 @@ impl<'a> Pass<'a> {
 }
 
 impl KeyValueCache {
-    /// Keys and values of every block.
-    pub fn layers(&self) -> &[(Tensor<2>, Tensor<2>)] {
-        &self.layers
-    }
-
     /// Appends a block's new keys and values and returns all of them.
     fn append(&mut self, layer: usize, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         match self.layers.get_mut(layer) {
