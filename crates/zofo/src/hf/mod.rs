@@ -17,7 +17,6 @@ mod error;
 mod family;
 pub mod gguf;
 mod json;
-mod llama;
 mod mmap;
 mod model_files;
 mod safetensors;
