@@ -22,7 +22,7 @@ use super::{
     family::family,
     gguf::GgufFile,
     json::{Keys, read_object},
-    safetensors::ShardedWeights,
+    weights::ShardedWeights,
 };
 use crate::model::DecoderConfig;
 
@@ -245,8 +245,8 @@ fn check_weights(
     for (name, shape) in parameters {
         match weights.find(name) {
             None => missing.push(name.clone()),
-            Some((file, stored)) if stored.shape != *shape => {
-                return Err(wrong_shape(file.path(), name, shape, &stored.shape));
+            Some((file, stored)) if stored != shape => {
+                return Err(wrong_shape(file.path(), name, shape, stored));
             }
             Some((file, _)) => {
                 file.stored_dtype(name)?;

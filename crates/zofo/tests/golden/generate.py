@@ -14,6 +14,7 @@ from adapters import Lora, write_lora
 from bilevel import write_bilevel
 from family import Family, write_family
 from gguf_cases import write_gguf_llama, write_k_types
+from pytorch_cases import write_pytorch
 from texts import CHATML, LLAMA3, llama3_tokenizer, smollm_tokenizer
 from verify import verify_bilevel, verify_family, verify_gguf
 
@@ -110,12 +111,17 @@ def gguf_k_types(directory: Path) -> None:
     write_k_types(directory, seed=5)
 
 
+def pytorch_bin(directory: Path) -> None:
+    write_pytorch(directory, seed=6)
+
+
 CASES = {
     "tiny-gqa-tied": tiny_gqa_tied,
     "tiny-llama3-rope": tiny_llama3_rope,
     "bilevel-tiny": bilevel_tiny,
     "gguf-tiny": gguf_tiny,
     "gguf-k-types": gguf_k_types,
+    "pytorch-bin": pytorch_bin,
 }
 
 
