@@ -2,6 +2,7 @@
 
 mod backbone;
 mod dequantize;
+mod random;
 mod names;
 
 use std::{
@@ -50,6 +51,7 @@ pub struct ModelFiles {
 enum Weights {
     Folder(ShardedWeights),
     Gguf(GgufWeights),
+    Random(RandomWeights),
 }
 
 impl ModelFiles {
@@ -71,6 +73,30 @@ impl ModelFiles {
         }
     }
 
+    /// A model of random weights in the sizes that the `config.json` at `path` describes: matrices are normal with standard
+    /// deviation 0.02, norms the identity, biases 0, all a function of `seed`. Its time and memory are those of any
+    /// other of its sizes.
+    ///
+    /// # Errors
+    /// The file cannot be read or describes no supported model.
+    pub fn with_random_weights(path: &Path, seed: u64) -> Result<Self, HfError> {
+        let config_json = read_object(path)?;
+        let keys = Keys::new(path, &config_json);
+        let family = family(&keys)?;
+        let config = family.decoder(&keys)?;
+        let eos_token_ids = eos_token_ids(&keys, family, config.vocabulary)?;
+        let parameters = config.parameters();
+        Ok(Self {
+            path: path.to_owned(),
+            weights: Weights::Random(RandomWeights::new(&config, &parameters, seed)),
+            config,
+            config_json,
+            eos_token_ids,
+            stored_names: StoredNames::default(),
+            parameters,
+        })
+    }
+
     fn open_folder(path: &Path) -> Result<Self, HfError> {
         let config_path = path.join(CONFIG);
         if !config_path.exists() {
@@ -80,10 +106,7 @@ impl ModelFiles {
         let keys = Keys::new(&config_path, &config_json);
         let family = family(&keys)?;
         let config = family.decoder(&keys)?;
-        let mut eos_token_ids = token_ids(&keys, "eos_token_id", config.vocabulary)?;
-        if !config_json.contains_key("eos_token_id") {
-            eos_token_ids.extend(family.default_eos.filter(|&id| (id as usize) < config.vocabulary));
-        }
+        let mut eos_token_ids = eos_token_ids(&keys, family, config.vocabulary)?;
         // What generation stops at may be more than what the model was trained to end with.
         let generation_path = path.join(GENERATION_CONFIG);
         if generation_path.exists() {
@@ -200,6 +223,8 @@ impl ModelFiles {
                 None => Err(self.no_weight(name)),
             },
             Weights::Gguf(weights) => weights.stored_dtype(name).ok_or_else(|| self.no_weight(name)),
+            // They can be had in either type; this one loses nothing.
+            Weights::Random(_) => Ok(StoredDtype::F32),
         }
     }
 
@@ -222,6 +247,7 @@ impl ModelFiles {
                 Some(loaded) => loaded,
                 None => Err(self.no_weight(name)),
             },
+            Weights::Random(weights) => weights.load(name, dtype).ok_or_else(|| self.no_weight(name)),
         }
     }
 
@@ -280,6 +306,15 @@ fn wrong_shape(path: &Path, name: &str, expected: &[usize], found: &[usize]) -> 
         expected: format!("{expected:?} from {CONFIG}"),
         found: format!("{found:?}"),
     }
+}
+
+/// The tokens that end a text by `config.json`.
+fn eos_token_ids(keys: &Keys<'_>, family: &Family, vocabulary: usize) -> Result<Vec<u32>, HfError> {
+    let mut ids = token_ids(keys, "eos_token_id", vocabulary)?;
+    if !keys.is_stated("eos_token_id") {
+        ids.extend(family.default_eos.filter(|&id| (id as usize) < vocabulary));
+    }
+    Ok(ids)
 }
 
 /// The tokens under `key`: one, a list, or none.
