@@ -126,10 +126,7 @@ mod tests {
         };
         let expected = |parts: [&str; 2]| parts.map(|part| format!("model.layers.1.{part}.weight"));
         assert_eq!(names(&layer.attention_norms), expected(["input_layernorm", "post_attention_layernorm"]));
-        assert_eq!(
-            names(&layer.mlp_norms),
-            expected(["pre_feedforward_layernorm", "post_feedforward_layernorm"])
-        );
+        assert_eq!(names(&layer.mlp_norms), expected(["pre_feedforward_layernorm", "post_feedforward_layernorm"]));
     }
 
     #[test]

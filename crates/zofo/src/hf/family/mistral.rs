@@ -103,10 +103,7 @@ mod tests {
     fn what_cannot_be_right() {
         let cases: [(_, &[&str]); 3] = [
             (json!({ "sliding_window": 0 }), &["\"sliding_window\"", "from 1", "found 0"]),
-            (
-                json!({ "layer_types": ["sliding_attention", "full_attention"] }),
-                &["\"layer_types\"", "not supported"],
-            ),
+            (json!({ "layer_types": ["sliding_attention", "full_attention"] }), &["\"layer_types\"", "not supported"]),
             (
                 json!({ "num_attention_heads": 4 }),
                 &["\"num_key_value_heads\"", "divisor of the 4", "not 8", "found none"],

@@ -63,14 +63,14 @@ mod tests {
 
     #[test]
     fn every_head_has_norms() {
-        let decoder = read_decoder(&changed(&config(), &json!({ "head_dim": 6, "rms_norm_eps": 1e-4 }))).unwrap();
+        let decoder = read_decoder(&changed(&config(), &json!({ "head_dim": 4, "rms_norm_eps": 1e-4 }))).unwrap();
         let attention = &decoder.layers[1].attention;
         for (norm, name) in [(&attention.q_norm, "q_norm"), (&attention.k_norm, "k_norm")] {
             let norm = norm.as_ref().unwrap();
             assert_eq!(norm.weight, format!("model.layers.1.self_attn.{name}.weight"));
-            assert_eq!((norm.width, norm.eps, &norm.kind), (6, 1e-4, &NormKind::Rms));
+            assert_eq!((norm.width, norm.eps, &norm.kind), (4, 1e-4, &NormKind::Rms));
         }
-        assert_eq!(attention.scale, 6.0_f32.sqrt().recip());
+        assert_eq!(attention.scale, 0.5);
     }
 
     #[test]

@@ -87,7 +87,8 @@ fn a_tied_matrix_may_have_the_name_of_the_head() {
 fn a_checkpoint_of_the_model_without_its_head() {
     let full = TestModel::tied();
     let mut base = full.clone();
-    base.tensors = full.tensors.iter().map(|(name, tensor)| (name["model.".len()..].to_owned(), tensor.clone())).collect();
+    base.tensors =
+        full.tensors.iter().map(|(name, tensor)| (name["model.".len()..].to_owned(), tensor.clone())).collect();
     let model = open(&base).unwrap();
     assert_same(&open(&full).unwrap(), &model, WeightDtype::F32);
     // Written as transformers would write the whole.
