@@ -13,6 +13,7 @@ use super::{
     dtype::WeightDtype,
     error::HfError,
     safetensors::{SafetensorsFile, TensorSpec, write_shard},
+    weights::WeightFile,
 };
 use crate::model::DecoderConfig;
 

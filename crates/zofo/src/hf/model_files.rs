@@ -23,7 +23,7 @@ use super::{
     family::{Family, HEAD, family},
     gguf::GgufFile,
     json::{Keys, read_object},
-    safetensors::ShardedWeights,
+    weights::ShardedWeights,
 };
 use crate::model::DecoderConfig;
 
@@ -255,8 +255,8 @@ fn check_weights(
         let name = stored_names.of(name);
         match weights.find(name) {
             None => missing.push(name.to_owned()),
-            Some((file, stored)) if stored.shape != *shape => {
-                return Err(wrong_shape(file.path(), name, shape, &stored.shape));
+            Some((file, stored)) if stored != shape => {
+                return Err(wrong_shape(file.path(), name, shape, stored));
             }
             Some((file, _)) => {
                 file.stored_dtype(name)?;

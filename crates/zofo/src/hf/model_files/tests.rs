@@ -37,7 +37,7 @@ fn assert_same(left: &ModelFiles, right: &ModelFiles, dtype: WeightDtype) {
 #[test]
 fn a_folder() {
     let test = TestModel::new();
-    for folder in [test.write(), test.write_sharded()] {
+    for folder in [test.write(), test.write_sharded(), test.write_pytorch(), test.write_pytorch_sharded()] {
         let model = ModelFiles::open(folder.root()).unwrap();
         assert_eq!(model.source_path(), folder.root());
         assert_eq!(model.config().vocabulary, 6);
