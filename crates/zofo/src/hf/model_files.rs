@@ -21,7 +21,7 @@ use super::{
     atomic::failed_to,
     dtype::{StoredDtype, WeightDtype},
     error::HfError,
-    family::{Family, family},
+    family::{Family, HEAD, family},
     gguf::GgufFile,
     json::{Keys, read_object},
     weights::ShardedWeights,
@@ -293,10 +293,43 @@ fn check_weights(
         let path = folder.to_owned();
         return Err(HfError::MissingTensors { path, names: missing });
     }
+    check_tied_head(config, stored_names, weights)?;
     let known: HashSet<_> = parameters.iter().map(|(name, _)| stored_names.of(name)).collect();
     let extra = weights.names().filter(|name| !known.contains(name) && !family.is_redundant(config, name));
     let names: Vec<_> = extra.map(str::to_owned).collect();
     if names.is_empty() { Ok(()) } else { Err(HfError::ExtraTensors { path: folder.to_owned(), names }) }
+}
+
+/// Checks that a head which is stored although it is tied is the embedding: with another, transformers 4 would leave it
+/// out, and transformers 5 would leave it untied.
+fn check_tied_head(
+    config: &DecoderConfig,
+    stored_names: &StoredNames,
+    weights: &ShardedWeights,
+) -> Result<(), HfError> {
+    let embedding = stored_names.of(&config.embedding.tokens);
+    let (Some((embedding_file, _)), Some((head_file, _))) = (weights.find(embedding), weights.find(HEAD)) else {
+        return Ok(());
+    };
+    if !config.is_tied() || embedding == HEAD {
+        return Ok(());
+    }
+    let dtype = match head_file.stored_dtype(HEAD)? {
+        StoredDtype::Bf16 => WeightDtype::Bf16,
+        _ => WeightDtype::F32,
+    };
+    if embedding_file.load(embedding, dtype)?[..] == head_file.load(HEAD, dtype)?[..] {
+        return Ok(());
+    }
+    Err(HfError::Unexpected {
+        path: head_file.path().to_owned(),
+        what: format!("tensor \"{HEAD}\""),
+        expected: format!(
+            "the values of \"{embedding}\", to which tie_word_embeddings ties it; set that to false in {CONFIG} if \
+             the two differ on purpose"
+        ),
+        found: "others".to_owned(),
+    })
 }
 
 fn wrong_shape(path: &Path, name: &str, expected: &[usize], found: &[usize]) -> HfError {
