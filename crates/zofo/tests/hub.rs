@@ -281,7 +281,7 @@ fn retries_are_bounded_and_the_next_process_continues() {
     // Each of these ends without a new byte, but the first.
     setup.server.fault("GET /storage/", 1, Fault::DropAfter(400_000));
     setup.server.fault("GET /storage/", 3, Fault::DropAfter(0));
-    let error = setup.refused(NAME, &["cannot read ", "HF_HUB_OFFLINE=1"]);
+    let error = setup.refused(NAME, &["cannot read ", "HF_HUB_OFFLINE=1 uses alone"]);
     assert!(matches!(error, HubError::Network { .. }));
     let [blob, incomplete] = setup.blob();
     assert_eq!(fs::metadata(&incomplete).unwrap().len(), 400_000);
@@ -505,7 +505,10 @@ fn without_a_network_the_cache_is_named() {
     let settings = HubSettings { endpoint: "http://127.0.0.1:1".to_owned(), ..setup.settings() };
     let error = fetch(settings.clone(), NAME).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("cannot read http://127.0.0.1:1/") && text.contains("which this model is not"), "{text}");
+    assert!(
+        text.contains("cannot read http://127.0.0.1:1/") && text.contains("uses alone, does not have it"),
+        "{text}"
+    );
     assert!(std::error::Error::source(&error).unwrap().to_string().to_lowercase().contains("refused"));
 
     setup.fetch(NAME).unwrap();

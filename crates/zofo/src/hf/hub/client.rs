@@ -49,7 +49,7 @@ impl Failure {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
         progressed: bool,
     ) -> Self {
-        let error = HubError::Network { url: url.to_owned(), cached: None, source: source.into() };
+        let error = HubError::Network { url: url.to_owned(), hint: String::new(), source: source.into() };
         Self::Passing { error, after: None, progressed }
     }
 }

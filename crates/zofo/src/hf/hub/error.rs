@@ -112,12 +112,12 @@ pub enum HubError {
     },
 
     /// The hub cannot be reached, or stops in the middle, again and again.
-    #[error("cannot read {url}{}", cached_hint(cached.as_deref()))]
+    #[error("cannot read {url}{hint}")]
     Network {
         /// What was asked for.
         url: String,
-        /// The commit of the model that the cache has.
-        cached: Option<String>,
+        /// What can be done without a network, starting with a semicolon, or nothing.
+        hint: String,
         /// Why.
         source: Box<dyn StdError + Send + Sync>,
     },
@@ -197,11 +197,4 @@ fn asks(seconds: Option<u64>) -> String {
 
 fn token_hint(with_token: bool) -> &'static str {
     if with_token { "" } else { ", or set HF_TOKEN, which may ask more often" }
-}
-
-fn cached_hint(cached: Option<&str>) -> String {
-    match cached {
-        Some(commit) => format!("; the cache has the model's commit {commit}: HF_HUB_OFFLINE=1 uses that"),
-        None => "; HF_HUB_OFFLINE=1 uses only what the cache has, which this model is not".to_owned(),
-    }
 }
