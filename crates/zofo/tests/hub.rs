@@ -440,6 +440,24 @@ fn the_storage_on_another_host_does_not_learn_the_token() {
 }
 
 #[test]
+fn a_link_to_the_storage_that_ran_out_is_made_anew() {
+    let storage = Server::start(repo());
+    let setup = Setup::new(repo());
+    let place = format!("{}/storage/expired", storage.endpoint());
+    storage.fault("GET /storage/expired", 9, Fault::Status(403, Vec::new()));
+    let request = format!("GET /{NAME}/resolve/{COMMIT}/{WEIGHTS}");
+    setup.server.fault(&request, 1, Fault::Status(302, vec![("Location", place.clone())]));
+    setup.fetch(NAME).unwrap();
+    assert_eq!(storage.requests().len(), 1);
+
+    let setup = Setup::new(repo());
+    setup.server.fault(&request, 9, Fault::Status(302, vec![("Location", place)]));
+    let error = setup.refused(NAME, &["/storage/expired: the hub answers 403"]);
+    assert!(matches!(error, HubError::Status { .. }));
+    assert_eq!(storage.requests().len(), 3);
+}
+
+#[test]
 fn a_renamed_repository_is_followed() {
     let setup = Setup::new(repo());
     let moved = |to: String| Fault::Status(307, vec![("Location", to)]);

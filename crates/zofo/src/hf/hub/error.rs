@@ -76,9 +76,10 @@ pub enum HubError {
 
     /// The hub wants to know who asks, or does not let them.
     #[error(
-        "{id}: {endpoint} refuses access ({status}): {}, and if the model has a licence to accept, do that on {endpoint}/{}",
+        "{id}: {endpoint} refuses access ({status}): {}, and if the model has a licence to accept, do that on {endpoint}/{}{}",
         if *with_token { "set HF_TOKEN to a token that may read it" } else { "set HF_TOKEN to an access token" },
-        id.repository()
+        id.repository(),
+        if *with_token { "" } else { ". Models that do not exist may be refused like this, too" }
     )]
     Refused {
         /// The model.
