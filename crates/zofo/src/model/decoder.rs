@@ -68,6 +68,22 @@ impl Backbone {
         self.head(select_rows(hidden, vec![batch.tokens() as i64 - 1]))
     }
 
+    /// Keys (as the cache holds them, with their rotation) and values of every token of `ids`, one pair
+    /// `[tokens, kv_heads · head_dim]` per block.
+    pub fn keys_and_values(&self, ids: &[u32]) -> Vec<(Tensor<2>, Tensor<2>)> {
+        let batch = Batch::continuation(ids, 0);
+        let parts = [Part { batch: &batch, adapter: None }];
+        let mut cache = KeyValueCache::default();
+        self.hidden(&batch, &parts, &Perturbation::None, Some(&mut cache));
+        cache.layers
+    }
+
+    /// Rows of the embedding matrix, `[ids, embedding width]`, in f32.
+    pub fn embedding_rows(&self, ids: &[u32]) -> Tensor<2> {
+        let (table, view) = self.read(&self.config().names.embedding, &Perturbation::None);
+        ops::embed(table, ids.into(), view)
+    }
+
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
         let (head, view) = self.read(&self.config().names.head, &Perturbation::None);
         ops::project(hidden, head, view)
