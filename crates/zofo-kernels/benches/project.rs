@@ -39,7 +39,7 @@ fn gflops(flops: f64, weights: &[FlexTensor], mut f: impl FnMut(&FlexTensor)) ->
 
 fn main() {
     println!("{} threads, GFLOP/s", rayon::current_num_threads());
-    println!("{:>20} {:>8} {:>8} {:>8} {:>8}", "rows×in×out", "w", "w + εz", "both", "backward");
+    println!("{:>20} {:>8} {:>8} {:>8} {:>8}", "rows×in×out", "w", "w + εz", "both", "x·W");
     let noise = Noise::Generated(Direction::new(2, ParameterId::from_name("w")));
     for [rows, depth, width] in SHAPES {
         let copies = (200_000_000 / (4 * depth * width)).max(1);
@@ -54,10 +54,10 @@ fn main() {
         let exact = run(&x, flops, WeightView::Exact);
         let one = run(&x, flops, WeightView::One { noise: noise.clone(), scale: 1e-3 });
         let pair = run(&twice, 2.0 * flops, WeightView::Pair { noise: noise.clone(), eps: 1e-3 });
-        let backward = gflops(flops, &weights, |w| {
-            Flex::project_backward(grad.clone(), w.clone(), WeightView::Exact);
+        let transposed = gflops(flops, &weights, |w| {
+            Flex::project_transposed(grad.clone(), w.clone(), WeightView::Exact);
         });
         let shape = format!("{rows}×{depth}×{width}");
-        println!("{shape:>20} {exact:8.0} {one:8.0} {pair:8.0} {backward:8.0}");
+        println!("{shape:>20} {exact:8.0} {one:8.0} {pair:8.0} {transposed:8.0}");
     }
 }

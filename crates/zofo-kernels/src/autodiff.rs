@@ -3,6 +3,7 @@
 //! Weights of the backbone are constants. Each operation keeps the activations its gradient needs (and handles of
 //! weights, which are not copies) until the backward pass.
 
+use crate::activation::Activation;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
 use crate::view::{Noise, WeightView};
@@ -10,7 +11,7 @@ use burn::backend::Autodiff;
 use burn::backend::autodiff::{
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
-    ops::{Backward, Ops, OpsKind, unary},
+    ops::{Backward, NodeGuard, Ops, OpsKind, unary},
 };
 use burn::backend::tensor::FloatTensor;
 use std::sync::Arc;
@@ -33,20 +34,26 @@ macro_rules! unary_backward {
 }
 
 unary_backward!(Project, (FloatTensor<B>, WeightView), |grad, (weight, view)| {
-    B::project_backward(grad, weight, view)
+    B::project_transposed(grad, weight, view)
 });
-unary_backward!(RmsNorm, (FloatTensor<B>, FloatTensor<B>, f32, WeightView), |grad, (x, weight, eps, view)| {
-    B::rms_norm_backward(grad, x, weight, eps, view)
+unary_backward!(ProjectTransposed, (FloatTensor<B>, WeightView), |grad, (weight, view)| {
+    B::project(grad, weight, view)
+});
+unary_backward!(AddBias, (), |grad, ()| grad);
+unary_backward!(LayerNorm, (FloatTensor<B>, FloatTensor<B>, f32, WeightView), |grad, (x, weight, eps, view)| {
+    B::layer_norm_backward(grad, x, weight, eps, view)
+});
+unary_backward!(RmsNorm, (FloatTensor<B>, FloatTensor<B>, f32, bool, WeightView), |grad, saved| {
+    let (x, weight, eps, unit_offset, view) = saved;
+    B::rms_norm_backward(grad, x, weight, eps, unit_offset, view)
 });
 unary_backward!(Rotary, RotaryAngles, |grad, angles| B::rotary(grad, angles.inverse()));
-unary_backward!(TokenNll, (FloatTensor<B>, FloatTensor<B>, Arc<[u32]>, WeightView), |grad,
-                                                                                     (
-    hidden,
-    weight,
-    targets,
-    view,
-)| {
-    B::token_nll_backward(grad, hidden, weight, targets, view)
+unary_backward!(Activate, (FloatTensor<B>, Activation), |grad, (x, activation)| {
+    B::activate_backward(grad, x, activation)
+});
+unary_backward!(TokenNll, (FloatTensor<B>, FloatTensor<B>, Arc<[u32]>, Option<f32>, WeightView), |grad, saved| {
+    let (hidden, weight, targets, softcap, view) = saved;
+    B::token_nll_backward(grad, hidden, weight, targets, softcap, view)
 });
 
 #[derive(Debug)]
@@ -68,15 +75,15 @@ impl<B: DecoderOps> Backward<B, 3> for Attend {
 }
 
 #[derive(Debug)]
-struct SiluMul;
+struct Gated;
 
-impl<B: DecoderOps> Backward<B, 2> for SiluMul {
-    type State = (FloatTensor<B>, FloatTensor<B>);
+impl<B: DecoderOps> Backward<B, 2> for Gated {
+    type State = (FloatTensor<B>, FloatTensor<B>, Activation);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (gate, up) = ops.state;
+        let (gate, up, activation) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
-        let (d_gate, d_up) = B::silu_mul_backward(grad, gate, up);
+        let (d_gate, d_up) = B::gated_backward(grad, gate, up, activation);
         for (parent, gradient) in ops.parents.into_iter().zip([d_gate, d_up]) {
             if let Some(node) = parent {
                 grads.register::<B>(node.id, gradient);
@@ -85,42 +92,79 @@ impl<B: DecoderOps> Backward<B, 2> for SiluMul {
     }
 }
 
+trait Record<B: DecoderOps, const N: usize>: Backward<B, N> {
+    /// The output of this operation, with `state` kept for its gradient if an input is tracked.
+    fn record<C: CheckpointStrategy>(
+        self,
+        inputs: [NodeGuard; N],
+        state: Self::State,
+        output: FloatTensor<B>,
+    ) -> FloatTensor<Autodiff<B, C>> {
+        match self.prepare::<C>(inputs).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(state, output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
+    }
+}
+
+impl<B: DecoderOps, const N: usize, O: Backward<B, N>> Record<B, N> for O {}
+
 impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
     fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
         let weight = weight.into_primitive();
-        match Project.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let output = B::project(x, weight.clone(), view.clone());
-                prep.finish((weight, view), output)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::project(x, weight, view)),
-        }
+        let output = B::project(x, weight.clone(), view.clone());
+        Project.record::<C>([node], (weight, view), output)
+    }
+
+    fn project_transposed(x: FloatTensor<Self>, weight: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let weight = weight.into_primitive();
+        let output = B::project_transposed(x, weight.clone(), view.clone());
+        ProjectTransposed.record::<C>([node], (weight, view), output)
+    }
+
+    fn add_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        AddBias.record::<C>([node], (), B::add_bias(x, bias.into_primitive(), view))
     }
 
     fn embed(weight: FloatTensor<Self>, ids: Arc<[u32]>, view: WeightView) -> FloatTensor<Self> {
         FloatTensor::<Self>::new(B::embed(weight.into_primitive(), ids, view))
     }
 
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32, view: WeightView) -> FloatTensor<Self> {
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f32,
+        weight_view: WeightView,
+        bias_view: WeightView,
+    ) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let (weight, bias) = (weight.into_primitive(), bias.into_primitive());
+        let output =
+            <B as DecoderOps>::layer_norm(x.clone(), weight.clone(), bias, eps, weight_view.clone(), bias_view);
+        LayerNorm.record::<C>([node], (x, weight, eps, weight_view), output)
+    }
+
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+        unit_offset: bool,
+        view: WeightView,
+    ) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
         let weight = weight.into_primitive();
-        match RmsNorm.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let output = B::rms_norm(x.clone(), weight.clone(), eps, view.clone());
-                prep.finish((x, weight, eps, view), output)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::rms_norm(x, weight, eps, view)),
-        }
+        let output = B::rms_norm(x.clone(), weight.clone(), eps, unit_offset, view.clone());
+        RmsNorm.record::<C>([node], (x, weight, eps, unit_offset, view), output)
     }
 
     fn rotary(x: FloatTensor<Self>, angles: RotaryAngles) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
         let output = B::rotary(x, angles.clone());
-        match Rotary.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(angles, output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
-        }
+        Rotary.record::<C>([node], angles, output)
     }
 
     fn attend(
@@ -131,34 +175,32 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let [(q, q_node), (k, k_node), (v, v_node)] = [q, k, v].map(|x| x.into_parts());
         let output = B::attend(q.clone(), k.clone(), v.clone(), layout.clone());
-        match Attend.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((q, k, v, layout), output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
-        }
+        Attend.record::<C>([q_node, k_node, v_node], (q, k, v, layout), output)
     }
 
-    fn silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let output = B::activate(x.clone(), activation);
+        Activate.record::<C>([node], (x, activation), output)
+    }
+
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         let [(gate, gate_node), (up, up_node)] = [gate, up].map(|x| x.into_parts());
-        let output = B::silu_mul(gate.clone(), up.clone());
-        match SiluMul.prepare::<C>([gate_node, up_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((gate, up), output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
-        }
+        let output = B::gated(gate.clone(), up.clone(), activation);
+        Gated.record::<C>([gate_node, up_node], (gate, up, activation), output)
     }
 
     fn token_nll(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: Arc<[u32]>,
+        softcap: Option<f32>,
         view: WeightView,
     ) -> FloatTensor<Self> {
         let (hidden, node) = hidden.into_parts();
         let weight = weight.into_primitive();
-        let output = B::token_nll(hidden.clone(), weight.clone(), targets.clone(), view.clone());
-        match TokenNll.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((hidden, weight, targets, view), output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
-        }
+        let output = B::token_nll(hidden.clone(), weight.clone(), targets.clone(), softcap, view.clone());
+        TokenNll.record::<C>([node], (hidden, weight, targets, softcap, view), output)
     }
 
     fn descend(weight: FloatTensor<Self>, noise: Noise, coefficient: f32) -> FloatTensor<Self> {

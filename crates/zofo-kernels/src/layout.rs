@@ -32,16 +32,16 @@ pub struct AttentionLayout {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// Factor of the scores q·k: 1/√head_dim in most families.
+    pub scale: f32,
+    /// Bounds the scaled scores to ±c before masking: s ← c·tanh(s/c) (Gemma 2's
+    /// `attn_logit_softcapping`).
+    pub softcap: Option<f32>,
     /// A query at position i sees keys at positions > i − window.
     pub sliding_window: Option<usize>,
 }
 
 impl AttentionLayout {
-    /// The scale of the scores, 1/√head_dim.
-    pub fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-
     /// Whether the key in row `key` of the key/value tensor is visible from row `query`.
     #[inline]
     pub fn visible(&self, query: usize, key: usize) -> bool {
@@ -73,20 +73,30 @@ impl AttentionLayout {
     }
 }
 
-/// Cosine and sine of the rotary angle of every token, `[tokens, head_dim / 2]` row-major.
+/// The rotation of every token's heads: cosines and sines `[tokens, half]` row-major.
+///
+/// The first 2·half elements of a head are rotated, in pairs (i, i + half); the rest pass unchanged.
 #[derive(Clone, Debug)]
 pub struct RotaryAngles {
-    /// cos(position · frequency).
+    /// cos(position · frequency), possibly times a factor (the attention factor of YaRN and LongRoPE).
     pub cos: Arc<[f32]>,
-    /// sin(position · frequency).
+    /// sin(position · frequency), times the same factor.
     pub sin: Arc<[f32]>,
-    /// head_dim / 2.
+    /// Number of pairs that are rotated: head_dim / 2, less where only a part of a head is rotary.
     pub half: usize,
+    /// Width of a head.
+    pub head_dim: usize,
 }
 
 impl RotaryAngles {
-    /// The opposite rotation, which is also the gradient of the rotation.
+    /// The transposed map, which is the gradient: the opposite rotation, with the same factor.
     pub fn inverse(&self) -> Self {
-        Self { cos: self.cos.clone(), sin: self.sin.iter().map(|s| -s).collect(), half: self.half }
+        Self { sin: self.sin.iter().map(|s| -s).collect(), ..self.clone() }
+    }
+
+    /// The same tokens once more behind themselves, like [`AttentionLayout::doubled`].
+    pub fn doubled(&self) -> Self {
+        let twice = |table: &[f32]| [table, table].concat().into();
+        Self { cos: twice(&self.cos), sin: twice(&self.sin), ..self.clone() }
     }
 }

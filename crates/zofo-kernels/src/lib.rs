@@ -17,6 +17,7 @@
 
 #![allow(unsafe_code)]
 
+mod activation;
 mod autodiff;
 pub mod direction;
 pub mod flex;
@@ -28,6 +29,7 @@ pub mod reference;
 pub mod tensor;
 mod view;
 
+pub use activation::Activation;
 pub use layout::{AttentionLayout, RotaryAngles, Segment};
 pub use mapped::map_private;
 pub use ops::DecoderOps;

@@ -1,5 +1,6 @@
 //! The operations of a decoder, as a Burn backend extension.
 
+use crate::activation::Activation;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::reference;
 use crate::view::{Noise, WeightView};
@@ -14,14 +15,21 @@ use std::sync::Arc;
 /// operations are what `Autodiff` calls; they have no gradient themselves.
 #[backend_extension(Flex, Autodiff)]
 pub trait DecoderOps: Backend {
-    /// x·Wᵀ: `[tokens, in]` × `[out, in]` → `[tokens, out]`.
+    /// x·Wᵀ: `[tokens, in]` × `[out, in]` → `[tokens, out]`. Its gradient with respect to x is
+    /// [`project_transposed`](Self::project_transposed).
     fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
         reference::project::<Self>(x, weight, &view)
     }
 
-    /// Gradient of [`project`](Self::project) with respect to x: grad·W, `[tokens, in]`.
-    fn project_backward(grad: FloatTensor<Self>, weight: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
-        reference::project_backward::<Self>(grad, weight, &view)
+    /// x·W: `[tokens, rows]` × `[rows, columns]` → `[tokens, columns]`, for weights that are stored
+    /// `[in, out]` (GPT-2's `Conv1D`). Its gradient with respect to x is [`project`](Self::project).
+    fn project_transposed(x: FloatTensor<Self>, weight: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
+        reference::project_transposed::<Self>(x, weight, &view)
+    }
+
+    /// x + b for every row of x `[tokens, width]`, b `[1, width]`.
+    fn add_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
+        reference::add_bias::<Self>(x, bias, &view)
     }
 
     /// Rows `ids` of the table `weight` `[vocabulary, width]` → `[ids, width]`. For a
@@ -30,10 +38,41 @@ pub trait DecoderOps: Backend {
         reference::embed::<Self>(weight, &ids, &view)
     }
 
-    /// Root-mean-square norm x / √(mean(x²) + eps) · w over the last dimension, w `[1, width]`
-    /// (Zhang and Sennrich, 2019).
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32, view: WeightView) -> FloatTensor<Self> {
-        reference::rms_norm::<Self>(x, weight, eps, &view)
+    /// Layer norm (x − mean)/√(variance + eps) · w + b over the last dimension, w and b `[1, width]`,
+    /// with the biased variance (Ba et al., 2016).
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f32,
+        weight_view: WeightView,
+        bias_view: WeightView,
+    ) -> FloatTensor<Self> {
+        reference::layer_norm::<Self>(x, weight, bias, eps, &weight_view, &bias_view)
+    }
+
+    /// Gradient of [`layer_norm`](Self::layer_norm) with respect to x.
+    fn layer_norm_backward(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+        weight_view: WeightView,
+    ) -> FloatTensor<Self> {
+        reference::layer_norm_backward::<Self>(grad, x, weight, eps, &weight_view)
+    }
+
+    /// Root-mean-square norm x/√(mean(x²) + eps) · w over the last dimension, w `[1, width]`
+    /// (Zhang and Sennrich, 2019). With `unit_offset` the factor is 1 + w, which is how Gemma stores
+    /// it; a perturbation is one of the stored w either way.
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+        unit_offset: bool,
+        view: WeightView,
+    ) -> FloatTensor<Self> {
+        reference::rms_norm::<Self>(x, weight, eps, unit_offset, &view)
     }
 
     /// Gradient of [`rms_norm`](Self::rms_norm) with respect to x.
@@ -42,13 +81,15 @@ pub trait DecoderOps: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         eps: f32,
+        unit_offset: bool,
         view: WeightView,
     ) -> FloatTensor<Self> {
-        reference::rms_norm_backward::<Self>(grad, x, weight, eps, &view)
+        reference::rms_norm_backward::<Self>(grad, x, weight, eps, unit_offset, &view)
     }
 
     /// Rotary position embedding of every head of x `[tokens, heads · head_dim]`, pairing element i
-    /// with element i + head_dim/2 as Hugging Face's `rotate_half` does (Su et al., 2021).
+    /// with element i + half as Hugging Face's `rotate_half` does (Su et al., 2021). Elements of a head
+    /// from 2·half on pass unchanged. Its gradient is the rotation by [`RotaryAngles::inverse`].
     fn rotary(x: FloatTensor<Self>, angles: RotaryAngles) -> FloatTensor<Self> {
         reference::rotary::<Self>(x, &angles)
     }
@@ -76,29 +117,42 @@ pub trait DecoderOps: Backend {
         reference::attend_backward::<Self>(grad, q, k, v, &layout)
     }
 
-    /// SiLU(gate) · up, elementwise: the gated unit of Llama (Shazeer, 2020).
-    fn silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        reference::silu_mul::<Self>(gate, up)
+    /// act(x), elementwise.
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        reference::activate::<Self>(x, activation)
     }
 
-    /// Gradients of [`silu_mul`](Self::silu_mul) with respect to gate and up.
-    fn silu_mul_backward(
+    /// Gradient of [`activate`](Self::activate).
+    fn activate_backward(grad: FloatTensor<Self>, x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        reference::activate_backward::<Self>(grad, x, activation)
+    }
+
+    /// act(gate) · up, elementwise: the gated linear units of Shazeer (2020).
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        reference::gated::<Self>(gate, up, activation)
+    }
+
+    /// Gradients of [`gated`](Self::gated) with respect to gate and up.
+    fn gated_backward(
         grad: FloatTensor<Self>,
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        reference::silu_mul_backward::<Self>(grad, gate, up)
+        reference::gated_backward::<Self>(grad, gate, up, activation)
     }
 
-    /// −log softmax(h·Wᵀ)\[target\] for every row of h `[labels, width]`, W `[vocabulary, width]` →
-    /// `[labels, 1]`, in nats. For a [`WeightView::Pair`] h has the labels twice and `targets` once.
+    /// −log softmax(ℓ)\[target\] for every row of h `[labels, width]`, W `[vocabulary, width]` →
+    /// `[labels, 1]`, in nats. The logits are ℓ = h·Wᵀ, or with a `softcap` c, ℓ = c·tanh(h·Wᵀ/c)
+    /// (Gemma 2). For a [`WeightView::Pair`] h has the labels twice and `targets` once.
     fn token_nll(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: Arc<[u32]>,
+        softcap: Option<f32>,
         view: WeightView,
     ) -> FloatTensor<Self> {
-        reference::token_nll::<Self>(hidden, weight, &targets, &view)
+        reference::token_nll::<Self>(hidden, weight, &targets, softcap, &view)
     }
 
     /// Gradient of [`token_nll`](Self::token_nll) with respect to h; `grad` is `[labels, 1]`.
@@ -107,9 +161,10 @@ pub trait DecoderOps: Backend {
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: Arc<[u32]>,
+        softcap: Option<f32>,
         view: WeightView,
     ) -> FloatTensor<Self> {
-        reference::token_nll_backward::<Self>(grad, hidden, weight, &targets, &view)
+        reference::token_nll_backward::<Self>(grad, hidden, weight, &targets, softcap, &view)
     }
 
     /// θ ← θ − coefficient·z. Takes the weight by value; a back end that can update in place does, and

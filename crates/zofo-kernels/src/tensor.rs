@@ -1,5 +1,6 @@
 //! [`DecoderOps`] on Burn's tensors: the device of the tensors decides what runs.
 
+use crate::activation::Activation;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
 use crate::view::{Noise, WeightView};
@@ -16,14 +17,38 @@ pub fn project(x: Matrix, weight: Matrix, view: WeightView) -> Matrix {
     Tensor::from_dispatch(Dispatch::project(x.into_dispatch(), weight.into_dispatch(), view))
 }
 
+/// See [`DecoderOps::project_transposed`].
+pub fn project_transposed(x: Matrix, weight: Matrix, view: WeightView) -> Matrix {
+    Tensor::from_dispatch(Dispatch::project_transposed(x.into_dispatch(), weight.into_dispatch(), view))
+}
+
+/// See [`DecoderOps::add_bias`].
+pub fn add_bias(x: Matrix, bias: Matrix, view: WeightView) -> Matrix {
+    Tensor::from_dispatch(Dispatch::add_bias(x.into_dispatch(), bias.into_dispatch(), view))
+}
+
 /// See [`DecoderOps::embed`].
 pub fn embed(weight: Matrix, ids: Arc<[u32]>, view: WeightView) -> Matrix {
     Tensor::from_dispatch(Dispatch::embed(weight.into_dispatch(), ids, view))
 }
 
+/// See [`DecoderOps::layer_norm`].
+pub fn layer_norm(
+    x: Matrix,
+    weight: Matrix,
+    bias: Matrix,
+    eps: f32,
+    weight_view: WeightView,
+    bias_view: WeightView,
+) -> Matrix {
+    let [x, weight, bias] = [x, weight, bias].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::layer_norm(x, weight, bias, eps, weight_view, bias_view))
+}
+
 /// See [`DecoderOps::rms_norm`].
-pub fn rms_norm(x: Matrix, weight: Matrix, eps: f32, view: WeightView) -> Matrix {
-    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps, view))
+pub fn rms_norm(x: Matrix, weight: Matrix, eps: f32, unit_offset: bool, view: WeightView) -> Matrix {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::rms_norm(x, weight, eps, unit_offset, view))
 }
 
 /// See [`DecoderOps::rotary`].
@@ -37,15 +62,26 @@ pub fn attend(q: Matrix, k: Matrix, v: Matrix, layout: Arc<AttentionLayout>) -> 
     Tensor::from_dispatch(Dispatch::attend(q, k, v, layout))
 }
 
-/// See [`DecoderOps::silu_mul`].
-pub fn silu_mul(gate: Matrix, up: Matrix) -> Matrix {
-    Tensor::from_dispatch(Dispatch::silu_mul(gate.into_dispatch(), up.into_dispatch()))
+/// See [`DecoderOps::activate`].
+pub fn activate(x: Matrix, activation: Activation) -> Matrix {
+    Tensor::from_dispatch(Dispatch::activate(x.into_dispatch(), activation))
+}
+
+/// See [`DecoderOps::gated`].
+pub fn gated(gate: Matrix, up: Matrix, activation: Activation) -> Matrix {
+    Tensor::from_dispatch(Dispatch::gated(gate.into_dispatch(), up.into_dispatch(), activation))
 }
 
 /// See [`DecoderOps::token_nll`].
-pub fn token_nll(hidden: Matrix, weight: Matrix, targets: Arc<[u32]>, view: WeightView) -> Matrix {
+pub fn token_nll(
+    hidden: Matrix,
+    weight: Matrix,
+    targets: Arc<[u32]>,
+    softcap: Option<f32>,
+    view: WeightView,
+) -> Matrix {
     let (hidden, weight) = (hidden.into_dispatch(), weight.into_dispatch());
-    Tensor::from_dispatch(Dispatch::token_nll(hidden, weight, targets, view))
+    Tensor::from_dispatch(Dispatch::token_nll(hidden, weight, targets, softcap, view))
 }
 
 /// See [`DecoderOps::descend`].

@@ -30,6 +30,7 @@ fn golden_model_logits_and_losses() {
         report.equal(case.name(), &files.config().is_tied(), &is_tied);
 
         check_logits(&mut report, &case, "model", &backbone);
+        check_hidden_states(&mut report, &case, &backbone);
         check_losses(&mut report, &case, &backbone);
         if let Some(legacy) = with_legacy_config(&case) {
             let legacy = load(&ModelFiles::open(legacy.path()).unwrap(), WeightDtype::F32);
@@ -124,6 +125,16 @@ fn check_logits(report: &mut Report, case: &Case, variant: &str, backbone: &Back
     }
     let place = format!("{}/{variant}: all sequences", case.name());
     report.close(kind, place, &values(backbone.logits(&labelled(&rows), None)), &all, LOGITS);
+}
+
+/// What goes into the first block, what leaves every block, and what goes into the head: sequence 0.
+fn check_hidden_states(report: &mut Report, case: &Case, backbone: &Backbone) {
+    let expected = case.tensors("expected.safetensors");
+    let row = &expected.rows("")[0];
+    for (k, state) in backbone.hidden_states(&row.every_token(), None).into_iter().enumerate() {
+        let name = format!("hidden.0.{k}");
+        report.close("hidden states", format!("{}: {name}", case.name()), &values(state), expected.real(&name), LOGITS);
+    }
 }
 
 fn check_losses(report: &mut Report, case: &Case, backbone: &Backbone) {

@@ -4,6 +4,7 @@ mod text_stream;
 
 use crate::arguments::{Dtype, path, set_threads};
 use crate::errors::Error;
+use crate::model;
 use crate::output::{Reader, print, print_json};
 use crate::progress::Messenger;
 use burn::tensor::Device;
@@ -16,7 +17,6 @@ use std::time::Instant;
 use text_stream::TextStream;
 use tokenizers::Tokenizer;
 use zofo::eval::{Generation, Sampling, generate};
-use zofo::hf::ModelFiles;
 use zofo::model::Backbone;
 use zofo::peft::Adapter;
 use zofo::task::check_vocabulary;
@@ -28,9 +28,11 @@ The text appears as it is made, and ends where the model ends it.
 
 Examples:
   zofo generate --model model.gguf --prompt 'The capital of France is'
+  zofo generate --model HuggingFaceTB/SmolLM2-135M-Instruct@main --prompt 'The capital of France is'
   zofo generate --model runs/demo/backbone --prompt - --temperature 0.8 --top-p 0.95 < prompt.txt")]
 pub struct Arguments {
-    /// A Hugging Face model folder or a .gguf file.
+    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
+    /// org/name/file.gguf[@revision].
     #[arg(long, value_parser = path())]
     model: PathBuf,
     /// A PEFT adapter folder.
@@ -99,7 +101,8 @@ enum Stopped {
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     set_threads(arguments.threads)?;
     let text = prompt_text(&arguments.prompt)?;
-    let files = ModelFiles::open(&arguments.model)?;
+    let messenger = Messenger::new();
+    let files = model::open(&arguments.model, &messenger)?;
     let tokenizer = files.tokenizer()?;
     let max_new_tokens = arguments.max_new_tokens.get();
     let prompt = encode(tokenizer.clone(), &text, files.config().vocabulary)?;
@@ -150,7 +153,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         print_json(&report)?;
     } else {
         print(&format!("{rest}\n"))?;
-        Messenger::new().say(&format!(
+        messenger.say(&format!(
             "{} tokens of prompt, {} new ones in {seconds:.1} s, {:.1} tokens/s",
             report.prompt_tokens, report.new_tokens, report.tokens_per_second
         ));
@@ -202,6 +205,7 @@ fn check_length(prompt: usize, new: usize, context: usize) -> Result<(), Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zofo::hf::ModelFiles;
 
     #[test]
     fn what_does_not_fit_is_refused_with_a_number_that_does() {

@@ -48,19 +48,26 @@ impl Attention<'_> {
         &x[at..at + d]
     }
 
-    /// Fills `weights` with exp(score − max) and returns (max, sum).
-    fn softmax(&self, query: usize, head: usize, keys: &[Range<usize>], weights: &mut Vec<f32>) -> (f32, f32) {
+    /// Fills `scores` with those of the keys, scaled and soft-capped.
+    fn scores(&self, query: usize, head: usize, keys: &[Range<usize>], scores: &mut Vec<f32>) {
         let q = self.query(query, head);
-        let scale = self.layout.scale();
-        weights.clear();
+        let scale = self.layout.scale;
+        scores.clear();
         for key in keys.iter().cloned().flatten() {
-            weights.push(simd::dot(q, self.kv(self.k, key, head)) * scale);
+            scores.push(simd::dot(q, self.kv(self.k, key, head)) * scale);
         }
-        let max = simd::max(weights);
-        (max, simd::exp_in_place(weights, max))
+        if let Some(cap) = self.layout.softcap {
+            simd::soft_cap(scores, cap);
+        }
     }
 
-    /// softmax(q·kᵀ/√d)·v, `[queries, heads · head_dim]`.
+    /// The derivative of a score with respect to q·k.
+    fn slope(&self, score: f32) -> f32 {
+        let slope = self.layout.softcap.map_or(1.0, |cap| simd::soft_cap_slope(score, cap));
+        slope * self.layout.scale
+    }
+
+    /// softmax(scores)·v, `[queries, heads · head_dim]`.
     pub(super) fn forward(&self) -> Vec<f32> {
         let d = self.layout.head_dim;
         let owner = self.layout.segment_of_query();
@@ -69,7 +76,9 @@ impl Attention<'_> {
         rows.for_each_init(Vec::new, |weights, (query, out)| {
             let keys = visible_keys(self.layout, owner[query], query);
             for (head, out) in out.chunks_exact_mut(d).enumerate() {
-                let (_, sum) = self.softmax(query, head, &keys, weights);
+                self.scores(query, head, &keys, weights);
+                let max = simd::max(weights);
+                let sum = simd::exp_in_place(weights, max);
                 for (key, weight) in keys.iter().cloned().flatten().zip(weights.iter()) {
                     simd::axpy(weight / sum, self.kv(self.v, key, head), out);
                 }
@@ -81,10 +90,9 @@ impl Attention<'_> {
     /// The gradients, given `grad` of the output.
     ///
     /// Probabilities are computed again rather than kept from the forward pass. With P = softmax(S) and
-    /// D = rowsum(P ∘ G·Vᵀ): dS = P ∘ (G·Vᵀ − D) (Dao et al., 2022, appendix B).
+    /// D = rowsum(P ∘ G·Vᵀ): dS = P ∘ (G·Vᵀ − D) (Dao et al., 2022, appendix B); a soft cap multiplies dS by its slope.
     pub(super) fn backward(&self, grad: &[f32]) -> AttentionGradients {
         let (d, heads) = (self.layout.head_dim, self.layout.heads);
-        let scale = self.layout.scale();
         let owner = self.layout.segment_of_query();
         let grad_of = |query: usize, head: usize| {
             let at = (query * heads + head) * d;
@@ -96,11 +104,15 @@ impl Attention<'_> {
         let mut dq = vec![0.0f32; self.q.len()];
         let rows = dq.par_chunks_exact_mut(heads * d).zip(row_terms.par_chunks_exact_mut(heads));
         rows.enumerate().for_each_init(
-            || (Vec::new(), Vec::new()),
-            |(weights, products), (query, (dq, terms))| {
+            <(Vec<f32>, Vec<f32>, Vec<f32>)>::default,
+            |(weights, products, slopes), (query, (dq, terms))| {
                 let keys = visible_keys(self.layout, owner[query], query);
                 for (head, (dq, term)) in dq.chunks_exact_mut(d).zip(terms).enumerate() {
-                    let (max, sum) = self.softmax(query, head, &keys, weights);
+                    self.scores(query, head, &keys, weights);
+                    slopes.clear();
+                    slopes.extend(weights.iter().map(|&score| self.slope(score)));
+                    let max = simd::max(weights);
+                    let sum = simd::exp_in_place(weights, max);
                     let g = grad_of(query, head);
                     products.clear();
                     for key in keys.iter().cloned().flatten() {
@@ -108,9 +120,9 @@ impl Attention<'_> {
                     }
                     let inner = simd::dot(weights, products) / sum;
                     *term = [max + sum.ln(), inner];
-                    let each = keys.iter().cloned().flatten().zip(weights.iter().zip(&*products));
-                    for (key, (weight, product)) in each {
-                        let ds = weight / sum * (product - inner) * scale;
+                    let each = weights.iter().zip(&*products).zip(&*slopes);
+                    for (key, ((weight, product), slope)) in keys.iter().cloned().flatten().zip(each) {
+                        let ds = weight / sum * (product - inner) * slope;
                         simd::axpy(ds, self.kv(self.k, key, head), dq);
                     }
                 }
@@ -130,9 +142,10 @@ impl Attention<'_> {
                 for head in 0..heads {
                     let [log_sum, inner] = row_terms[query * heads + head];
                     let (q, g) = (self.query(query, head), grad_of(query, head));
-                    let score = simd::dot(q, self.kv(self.k, key, head)) * scale;
+                    let score = simd::dot(q, self.kv(self.k, key, head)) * self.layout.scale;
+                    let score = self.layout.softcap.map_or(score, |cap| simd::soft_capped(score, cap));
                     let p = (score - log_sum).exp();
-                    let ds = p * (simd::dot(g, self.kv(self.v, key, head)) - inner) * scale;
+                    let ds = p * (simd::dot(g, self.kv(self.v, key, head)) - inner) * self.slope(score);
                     let at = head / group * d..(head / group + 1) * d;
                     simd::axpy(ds, q, &mut dk[at.clone()]);
                     simd::axpy(p, g, &mut dv[at]);

@@ -11,6 +11,7 @@ mod nll;
 mod simd;
 mod weight;
 
+use crate::activation::Activation;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
 use crate::view::{Noise, WeightView};
@@ -20,6 +21,7 @@ use burn_flex::{Flex, FlexTensor};
 use half::bf16;
 use nll::Labels;
 use rayon::prelude::*;
+use rayon::slice::ChunksExact as ParChunksExact;
 use std::sync::Arc;
 use weight::WeightMatrix;
 
@@ -43,8 +45,26 @@ impl Activations {
         [shape[0], shape[1]]
     }
 
-    fn width(&self) -> usize {
-        self.shape()[1]
+    fn rows(&self) -> ParChunksExact<'_, f32> {
+        self.values().par_chunks_exact(self.shape()[1])
+    }
+
+    /// A matrix of the same shape, whose rows `f` writes, given their indices and those of this one.
+    fn map_rows(&self, f: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> FlexTensor {
+        let [rows, width] = self.shape();
+        let mut out = vec![0.0f32; rows * width];
+        let pairs = out.par_chunks_exact_mut(width).zip(self.rows());
+        pairs.enumerate().for_each(|(row, (out, x))| f(row, x, out));
+        matrix(out, [rows, width])
+    }
+
+    /// [`map_rows`](Self::map_rows) with the rows of another matrix of this shape besides.
+    fn zip_rows(&self, other: &Self, f: impl Fn(usize, [&[f32]; 2], &mut [f32]) + Sync) -> FlexTensor {
+        let [rows, width] = self.shape();
+        let mut out = vec![0.0f32; rows * width];
+        let pairs = out.par_chunks_exact_mut(width).zip(self.rows().zip(other.rows()));
+        pairs.enumerate().for_each(|(row, (out, (x, y)))| f(row, [x, y], out));
+        matrix(out, [rows, width])
     }
 }
 
@@ -52,12 +72,35 @@ fn matrix(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
-/// The single row of `weight` as the rows of every sign see it.
-fn weight_rows(weight: &WeightMatrix) -> [Vec<f32>; 2] {
-    let mut first = vec![0.0; weight.columns];
-    let mut second = vec![0.0; weight.columns];
-    weight.read(0, 0, [&mut first, &mut second]);
-    [first, second]
+/// A weight of one row, as the rows of every sign see it.
+struct RowWeight {
+    signs: [Vec<f32>; 2],
+    /// Activation rows per sign.
+    share: usize,
+}
+
+impl RowWeight {
+    /// For `rows` rows of activations.
+    fn new(weight: &FlexTensor, view: &WeightView, rows: usize) -> Self {
+        let weight = WeightMatrix::new(weight, view);
+        let mut signs = [vec![0.0; weight.columns], vec![0.0; weight.columns]];
+        let [first, second] = &mut signs;
+        weight.read(0, 0, [first, second]);
+        Self { signs, share: rows / weight.signs() }
+    }
+
+    /// 1 + w instead of w, if asked.
+    fn plus_one_if(mut self, offset: bool) -> Self {
+        if offset {
+            self.signs.iter_mut().flatten().for_each(|w| *w += 1.0);
+        }
+        self
+    }
+
+    /// What row `row` of the activations sees.
+    fn at(&self, row: usize) -> &[f32] {
+        &self.signs[row / self.share]
+    }
 }
 
 impl DecoderOps for Flex {
@@ -68,11 +111,22 @@ impl DecoderOps for Flex {
         matrix(y, [x.shape()[0], weight.rows])
     }
 
-    fn project_backward(grad: FlexTensor, weight: FlexTensor, view: WeightView) -> FlexTensor {
-        let grad = Activations::new(grad);
+    fn project_transposed(x: FlexTensor, weight: FlexTensor, view: WeightView) -> FlexTensor {
+        let x = Activations::new(x);
         let weight = WeightMatrix::new(&weight, &view);
-        let dx = gemm::product(grad.values(), &weight);
-        matrix(dx, [grad.shape()[0], weight.columns])
+        let y = gemm::product(x.values(), &weight);
+        matrix(y, [x.shape()[0], weight.columns])
+    }
+
+    fn add_bias(x: FlexTensor, bias: FlexTensor, view: WeightView) -> FlexTensor {
+        let Activations(mut x) = Activations::new(x);
+        let shape = x.layout().shape();
+        let (rows, width) = (shape[0], shape[1]);
+        let bias = RowWeight::new(&bias, &view, rows);
+        // In place unless something else holds the activations.
+        let values = x.storage_mut::<f32>().par_chunks_exact_mut(width);
+        values.enumerate().for_each(|(row, x)| simd::axpy(1.0, bias.at(row), x));
+        x
     }
 
     fn embed(weight: FlexTensor, ids: Arc<[u32]>, view: WeightView) -> FlexTensor {
@@ -91,18 +145,37 @@ impl DecoderOps for Flex {
         matrix(out, [weight.signs() * count, width])
     }
 
-    fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32, view: WeightView) -> FlexTensor {
+    fn layer_norm(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        eps: f32,
+        weight_view: WeightView,
+        bias_view: WeightView,
+    ) -> FlexTensor {
         let x = Activations::new(x);
-        let [rows, width] = x.shape();
-        let weight = WeightMatrix::new(&weight, &view);
-        let weights = weight_rows(&weight);
-        let share = rows / weight.signs();
-        let mut out = vec![0.0f32; rows * width];
-        let pairs = out.par_chunks_exact_mut(width).zip(x.values().par_chunks_exact(width));
-        pairs.enumerate().for_each(|(row, (out, x))| {
-            simd::rms_norm(x, &weights[row / share], eps, out);
-        });
-        matrix(out, [rows, width])
+        let rows = x.shape()[0];
+        let weight = RowWeight::new(&weight, &weight_view, rows);
+        let bias = RowWeight::new(&bias, &bias_view, rows);
+        x.map_rows(|row, x, out| simd::layer_norm(x, weight.at(row), bias.at(row), eps, out))
+    }
+
+    fn layer_norm_backward(
+        grad: FlexTensor,
+        x: FlexTensor,
+        weight: FlexTensor,
+        eps: f32,
+        weight_view: WeightView,
+    ) -> FlexTensor {
+        let (grad, x) = (Activations::new(grad), Activations::new(x));
+        let weight = RowWeight::new(&weight, &weight_view, x.shape()[0]);
+        grad.zip_rows(&x, |row, [grad, x], out| simd::layer_norm_backward(grad, x, weight.at(row), eps, out))
+    }
+
+    fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32, unit_offset: bool, view: WeightView) -> FlexTensor {
+        let x = Activations::new(x);
+        let weight = RowWeight::new(&weight, &view, x.shape()[0]).plus_one_if(unit_offset);
+        x.map_rows(|row, x, out| simd::rms_norm(x, weight.at(row), eps, out))
     }
 
     fn rms_norm_backward(
@@ -110,33 +183,26 @@ impl DecoderOps for Flex {
         x: FlexTensor,
         weight: FlexTensor,
         eps: f32,
+        unit_offset: bool,
         view: WeightView,
     ) -> FlexTensor {
-        let (x, grad) = (Activations::new(x), Activations::new(grad));
-        let [rows, width] = x.shape();
-        let weight = WeightMatrix::new(&weight, &view);
-        let weights = weight_rows(&weight);
-        let share = rows / weight.signs();
-        let mut out = vec![0.0f32; rows * width];
-        let inputs = grad.values().par_chunks_exact(width).zip(x.values().par_chunks_exact(width));
-        let pairs = out.par_chunks_exact_mut(width).zip(inputs);
-        pairs.enumerate().for_each(|(row, (out, (grad, x)))| {
-            simd::rms_norm_backward(grad, x, &weights[row / share], eps, out);
-        });
-        matrix(out, [rows, width])
+        let (grad, x) = (Activations::new(grad), Activations::new(x));
+        let weight = RowWeight::new(&weight, &view, x.shape()[0]).plus_one_if(unit_offset);
+        grad.zip_rows(&x, |row, [grad, x], out| simd::rms_norm_backward(grad, x, weight.at(row), eps, out))
     }
 
     fn rotary(x: FlexTensor, angles: RotaryAngles) -> FlexTensor {
         let x = Activations::new(x);
-        let (width, half) = (x.width(), angles.half);
-        let mut out = vec![0.0f32; x.values().len()];
-        let tables = angles.cos.par_chunks_exact(half).zip(angles.sin.par_chunks_exact(half));
-        let pairs = out.par_chunks_exact_mut(width).zip(x.values().par_chunks_exact(width));
-        pairs.zip(tables).for_each(|((out, x), (cos, sin))| {
-            let heads = out.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
-            heads.for_each(|(out, x)| simd::rotate(x, cos, sin, out));
-        });
-        matrix(out, x.shape())
+        let (half, head_dim) = (angles.half, angles.head_dim);
+        x.map_rows(|row, x, out| {
+            let table = row * half..(row + 1) * half;
+            let (cos, sin) = (&angles.cos[table.clone()], &angles.sin[table]);
+            for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+                let ((out, out_rest), (x, x_rest)) = (out.split_at_mut(2 * half), x.split_at(2 * half));
+                simd::rotate(x, cos, sin, out);
+                out_rest.copy_from_slice(x_rest);
+            }
+        })
     }
 
     fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, layout: Arc<AttentionLayout>) -> FlexTensor {
@@ -159,35 +225,47 @@ impl DecoderOps for Flex {
         (matrix(gradients.q, q.shape()), matrix(gradients.k, k.shape()), matrix(gradients.v, v.shape()))
     }
 
-    fn silu_mul(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
-        let [gate, up] = [gate, up].map(Activations::new);
-        let width = gate.width();
-        let mut out = vec![0.0f32; gate.values().len()];
-        let inputs = gate.values().par_chunks_exact(width).zip(up.values().par_chunks_exact(width));
-        out.par_chunks_exact_mut(width).zip(inputs).for_each(|(out, (gate, up))| {
-            simd::silu_mul(gate, up, out);
-        });
-        matrix(out, gate.shape())
+    fn activate(x: FlexTensor, activation: Activation) -> FlexTensor {
+        Activations::new(x).map_rows(|_, x, out| simd::activate(x, activation, out))
     }
 
-    fn silu_mul_backward(grad: FlexTensor, gate: FlexTensor, up: FlexTensor) -> (FlexTensor, FlexTensor) {
+    fn activate_backward(grad: FlexTensor, x: FlexTensor, activation: Activation) -> FlexTensor {
+        let [grad, x] = [grad, x].map(Activations::new);
+        grad.zip_rows(&x, |_, [grad, x], out| simd::activate_backward(grad, x, activation, out))
+    }
+
+    fn gated(gate: FlexTensor, up: FlexTensor, activation: Activation) -> FlexTensor {
+        let [gate, up] = [gate, up].map(Activations::new);
+        gate.zip_rows(&up, |_, [gate, up], out| simd::gated(gate, up, activation, out))
+    }
+
+    fn gated_backward(
+        grad: FlexTensor,
+        gate: FlexTensor,
+        up: FlexTensor,
+        activation: Activation,
+    ) -> (FlexTensor, FlexTensor) {
         let [grad, gate, up] = [grad, gate, up].map(Activations::new);
-        let width = gate.width();
+        let width = gate.shape()[1];
         let mut d_gate = vec![0.0f32; gate.values().len()];
         let mut d_up = d_gate.clone();
-        let inputs = grad.values().par_chunks_exact(width);
-        let inputs = inputs.zip(gate.values().par_chunks_exact(width));
-        let inputs = inputs.zip(up.values().par_chunks_exact(width));
+        let inputs = grad.rows().zip(gate.rows()).zip(up.rows());
         let outputs = d_gate.par_chunks_exact_mut(width).zip(d_up.par_chunks_exact_mut(width));
         outputs.zip(inputs).for_each(|((d_gate, d_up), ((grad, gate), up))| {
-            simd::silu_mul_backward(grad, gate, up, d_gate, d_up);
+            simd::gated_backward([grad, gate, up], activation, [d_gate, d_up]);
         });
         (matrix(d_gate, gate.shape()), matrix(d_up, gate.shape()))
     }
 
-    fn token_nll(hidden: FlexTensor, weight: FlexTensor, targets: Arc<[u32]>, view: WeightView) -> FlexTensor {
+    fn token_nll(
+        hidden: FlexTensor,
+        weight: FlexTensor,
+        targets: Arc<[u32]>,
+        softcap: Option<f32>,
+        view: WeightView,
+    ) -> FlexTensor {
         let hidden = Activations::new(hidden);
-        let labels = Labels { hidden: hidden.values(), targets: &targets };
+        let labels = Labels { hidden: hidden.values(), targets: &targets, softcap };
         let nll = labels.nll(&WeightMatrix::new(&weight, &view));
         matrix(nll, [hidden.shape()[0], 1])
     }
@@ -197,10 +275,11 @@ impl DecoderOps for Flex {
         hidden: FlexTensor,
         weight: FlexTensor,
         targets: Arc<[u32]>,
+        softcap: Option<f32>,
         view: WeightView,
     ) -> FlexTensor {
         let [grad, hidden] = [grad, hidden].map(Activations::new);
-        let labels = Labels { hidden: hidden.values(), targets: &targets };
+        let labels = Labels { hidden: hidden.values(), targets: &targets, softcap };
         let gradient = labels.backward(grad.values(), &WeightMatrix::new(&weight, &view));
         matrix(gradient, hidden.shape())
     }

@@ -15,6 +15,8 @@ const LABELS: usize = 64;
 pub(super) struct Labels<'a> {
     pub(super) hidden: &'a [f32],
     pub(super) targets: &'a [u32],
+    /// Bounds the logits to ±c: ℓ ← c·tanh(ℓ/c).
+    pub(super) softcap: Option<f32>,
 }
 
 impl Labels<'_> {
@@ -40,11 +42,14 @@ impl Labels<'_> {
         let mut out = vec![0.0f32; share * signs];
         for chunk in self.chunks() {
             let hidden = self.rows(self.hidden, weight.columns, chunk.clone(), signs);
-            let logits = dots::product(&hidden, weight);
+            let mut logits = dots::product(&hidden, weight);
             let nll: Vec<f32> = logits
-                .par_chunks_exact(weight.rows)
+                .par_chunks_exact_mut(weight.rows)
                 .enumerate()
                 .map(|(row, logits)| {
+                    if let Some(cap) = self.softcap {
+                        simd::soft_cap(logits, cap);
+                    }
                     let target = self.targets[chunk.start + row % chunk.len()];
                     (log_sum_exp(logits) - f64::from(logits[target as usize])) as f32
                 })
@@ -56,7 +61,7 @@ impl Labels<'_> {
         out
     }
 
-    /// (softmax − one-hot)·`grad`·W: the gradient with respect to `hidden`.
+    /// (softmax − one-hot)·`grad`·W, through the soft cap: the gradient with respect to `hidden`.
     pub(super) fn backward(&self, grad: &[f32], weight: &WeightMatrix) -> Vec<f32> {
         let signs = weight.signs();
         let (share, width) = (self.targets.len(), weight.columns);
@@ -65,7 +70,13 @@ impl Labels<'_> {
             let hidden = self.rows(self.hidden, width, chunk.clone(), signs);
             let grad = self.rows(grad, 1, chunk.clone(), signs);
             let mut logits = dots::product(&hidden, weight);
-            logits.par_chunks_exact_mut(weight.rows).zip(&grad).enumerate().for_each(|(row, (logits, grad))| {
+            let rows = logits.par_chunks_exact_mut(weight.rows).zip(&grad).enumerate();
+            rows.for_each_init(Vec::new, |slopes, (row, (logits, grad))| {
+                if let Some(cap) = self.softcap {
+                    simd::soft_cap(logits, cap);
+                    slopes.clear();
+                    slopes.extend(logits.iter().map(|&logit| simd::soft_cap_slope(logit, cap)));
+                }
                 let max = simd::max(logits);
                 let sum = simd::exp_in_place(logits, max);
                 let factor = grad / sum;
@@ -73,6 +84,10 @@ impl Labels<'_> {
                     *value *= factor;
                 }
                 logits[self.targets[chunk.start + row % chunk.len()] as usize] -= grad;
+                // Without a soft cap there are no slopes, and nothing to multiply.
+                for (value, slope) in logits.iter_mut().zip(&*slopes) {
+                    *value *= slope;
+                }
             });
             let part = gemm::product(&logits, weight);
             for (sign, part) in part.chunks_exact(chunk.len() * width).enumerate() {

@@ -69,9 +69,9 @@ impl PeftAdapter {
         }
         let tensors = SafetensorsFile::open(&dir.join(WEIGHTS))?;
         match kind {
-            "LORA" => PeftLora::from_files(keys, &tensors).map(Self::Lora),
-            "PREFIX_TUNING" => PeftPrefix::from_files(keys, &tensors).map(Self::Prefix),
-            _ => PeftPrompt::from_files(keys, &tensors).map(Self::Prompt),
+            "LORA" => PeftLora::from_files(&keys, &tensors).map(Self::Lora),
+            "PREFIX_TUNING" => PeftPrefix::from_files(&keys, &tensors).map(Self::Prefix),
+            _ => PeftPrompt::from_files(&keys, &tensors).map(Self::Prompt),
         }
     }
 

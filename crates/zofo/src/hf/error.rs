@@ -1,8 +1,8 @@
 //! What can be wrong with a model directory or an adapter directory.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
-use super::{atomic::FileError, gguf::GgufError};
+use super::{atomic::FileError, gguf::GgufError, hub::HubError};
 
 /// What a folder must hold to be a model, for messages.
 const MODEL_FOLDER: &str = "a model folder holds config.json, tokenizer.json, and model.safetensors or \
@@ -19,6 +19,19 @@ pub enum HfError {
     /// A GGUF file cannot be used.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+
+    /// A model of the hub cannot be had.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+
+    /// The name of a model is no path that exists, and none that the hub could know.
+    #[error("cannot open {}", path.display())]
+    NoSuchModel {
+        /// What was given.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
 
     /// A file that should be JSON is not.
     #[error("{} is not valid JSON", path.display())]

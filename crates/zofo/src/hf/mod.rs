@@ -6,6 +6,7 @@
 //! | `config.json` → [`DecoderConfig`](crate::model::DecoderConfig) | [`read_decoder_config`]; one short file per family |
 //! | adapters as PEFT keeps them | [`PeftAdapter`] |
 //! | GGUF | [`gguf`] |
+//! | models by their names on the hub | [`hub`] |
 //!
 //! Weights are mapped, not read: see [`ModelFiles::load`]. All files are written beside their final name, synced and
 //! renamed, so that a crash or a full disk leaves what was there before.
@@ -16,8 +17,8 @@ mod dtype;
 mod error;
 mod family;
 pub mod gguf;
+pub mod hub;
 mod json;
-mod llama;
 mod mmap;
 mod model_files;
 mod safetensors;

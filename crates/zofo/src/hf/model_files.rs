@@ -2,6 +2,7 @@
 
 mod backbone;
 mod dequantize;
+mod names;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,12 +15,12 @@ use burn_std::Bytes;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-use self::dequantize::GgufWeights;
+use self::{dequantize::GgufWeights, names::StoredNames};
 use super::{
     atomic::failed_to,
     dtype::{StoredDtype, WeightDtype},
     error::HfError,
-    family::family,
+    family::{Family, family},
     gguf::GgufFile,
     json::{Keys, read_object},
     safetensors::ShardedWeights,
@@ -40,6 +41,7 @@ pub struct ModelFiles {
     config_json: Map<String, Value>,
     eos_token_ids: Vec<u32>,
     weights: Weights,
+    stored_names: StoredNames,
     parameters: Vec<(String, Vec<usize>)>,
 }
 
@@ -77,10 +79,10 @@ impl ModelFiles {
         let config_json = read_object(&config_path)?;
         let keys = Keys::new(&config_path, &config_json);
         let family = family(&keys)?;
-        let config = (family.decoder)(&keys)?;
+        let config = family.decoder(&keys)?;
         let mut eos_token_ids = token_ids(&keys, "eos_token_id", config.vocabulary)?;
         if !config_json.contains_key("eos_token_id") {
-            eos_token_ids.extend(family.default_eos);
+            eos_token_ids.extend(family.default_eos.filter(|&id| (id as usize) < config.vocabulary));
         }
         // What generation stops at may be more than what the model was trained to end with.
         let generation_path = path.join(GENERATION_CONFIG);
@@ -95,13 +97,15 @@ impl ModelFiles {
 
         let weights = ShardedWeights::open(path)?;
         let parameters = config.parameters();
-        check_weights(path, &config, &parameters, &weights)?;
+        let stored_names = StoredNames::find(family, &config, weights.names());
+        check_weights(path, family, &config, &parameters, &stored_names, &weights)?;
         Ok(Self {
             path: path.to_owned(),
             config,
             config_json,
             eos_token_ids,
             weights: Weights::Folder(weights),
+            stored_names,
             parameters,
         })
     }
@@ -112,7 +116,7 @@ impl ModelFiles {
         let tensors = file.hf_tensors()?;
         let config_json = file.hf_config()?.as_object().cloned().unwrap_or_default();
         let keys = Keys::new(path, &config_json);
-        let config = (family(&keys)?.decoder)(&keys)?;
+        let config = family(&keys)?.decoder(&keys)?;
         let eos_token_ids = token_ids(&keys, "eos_token_id", config.vocabulary)?;
         let parameters = config.parameters();
         let mut tensors: HashMap<_, _> = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
@@ -134,10 +138,11 @@ impl ModelFiles {
         let opened = File::open(path).map_err(failed_to("open", path))?;
         Ok(Self {
             path: path.to_owned(),
-            weights: Weights::Gguf(GgufWeights::new(file, opened, named, &config)),
+            weights: Weights::Gguf(GgufWeights::new(file, opened, named)),
             config,
             config_json,
             eos_token_ids,
+            stored_names: StoredNames::default(),
             parameters,
         })
     }
@@ -188,9 +193,10 @@ impl ModelFiles {
     /// # Errors
     /// The model has no such weight.
     pub fn stored_dtype(&self, name: &str) -> Result<StoredDtype, HfError> {
+        let stored = self.stored_names.of(name);
         match &self.weights {
-            Weights::Folder(weights) => match weights.find(name) {
-                Some((file, _)) => file.stored_dtype(name),
+            Weights::Folder(weights) => match weights.find(stored) {
+                Some((file, _)) => file.stored_dtype(stored),
                 None => Err(self.no_weight(name)),
             },
             Weights::Gguf(weights) => weights.stored_dtype(name).ok_or_else(|| self.no_weight(name)),
@@ -206,9 +212,10 @@ impl ModelFiles {
     /// # Errors
     /// The model has no such weight, or the mapping fails.
     pub fn load(&self, name: &str, dtype: WeightDtype) -> Result<Bytes, HfError> {
+        let stored = self.stored_names.of(name);
         match &self.weights {
-            Weights::Folder(weights) => match weights.find(name) {
-                Some((file, _)) => file.load(name, dtype),
+            Weights::Folder(weights) => match weights.find(stored) {
+                Some((file, _)) => file.load(stored, dtype),
                 None => Err(self.no_weight(name)),
             },
             Weights::Gguf(weights) => match weights.load(name, dtype) {
@@ -237,14 +244,17 @@ fn is_gguf(path: &Path) -> Result<bool, HfError> {
 /// model if it were left out.
 fn check_weights(
     folder: &Path,
+    family: &Family,
     config: &DecoderConfig,
     parameters: &[(String, Vec<usize>)],
+    stored_names: &StoredNames,
     weights: &ShardedWeights,
 ) -> Result<(), HfError> {
     let mut missing = Vec::new();
     for (name, shape) in parameters {
+        let name = stored_names.of(name);
         match weights.find(name) {
-            None => missing.push(name.clone()),
+            None => missing.push(name.to_owned()),
             Some((file, stored)) if stored.shape != *shape => {
                 return Err(wrong_shape(file.path(), name, shape, &stored.shape));
             }
@@ -257,12 +267,8 @@ fn check_weights(
         let path = folder.to_owned();
         return Err(HfError::MissingTensors { path, names: missing });
     }
-    let known: HashSet<_> = parameters.iter().map(|(name, _)| name.as_str()).collect();
-    let is_redundant = |name: &str| {
-        // Frequencies that old versions of transformers saved; and a head that is the embedding all the same.
-        name.ends_with(".rotary_emb.inv_freq") || (config.is_tied() && name == "lm_head.weight")
-    };
-    let extra = weights.names().filter(|name| !known.contains(name) && !is_redundant(name));
+    let known: HashSet<_> = parameters.iter().map(|(name, _)| stored_names.of(name)).collect();
+    let extra = weights.names().filter(|name| !known.contains(name) && !family.is_redundant(config, name));
     let names: Vec<_> = extra.map(str::to_owned).collect();
     if names.is_empty() { Ok(()) } else { Err(HfError::ExtraTensors { path: folder.to_owned(), names }) }
 }

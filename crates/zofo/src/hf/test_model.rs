@@ -11,6 +11,9 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::{error::HfError, family::family, json::Keys};
+use crate::model::DecoderConfig;
+
 /// The `config.json` of [`TestModel::new`].
 pub(crate) fn llama_config() -> Value {
     json!({
@@ -31,6 +34,31 @@ pub(crate) fn llama_config() -> Value {
         "tie_word_embeddings": false,
         "vocab_size": 6,
     })
+}
+
+/// The decoder of a `config.json`.
+pub(super) fn read_decoder(config: &Value) -> Result<DecoderConfig, HfError> {
+    let keys = Keys::new(Path::new("config.json"), config.as_object().unwrap());
+    family(&keys)?.decoder(&keys)
+}
+
+/// An object with these keys set to other values.
+pub(super) fn changed(object: &Value, changes: &Value) -> Value {
+    let mut object = object.clone();
+    for (key, value) in changes.as_object().unwrap() {
+        object[key] = value.clone();
+    }
+    object
+}
+
+/// Checks that each of these changes of `config` is refused, with a message that names the file and has all the parts.
+#[track_caller]
+pub(super) fn assert_refused(config: &Value, cases: &[(Value, &[&str])]) {
+    for (changes, parts) in cases {
+        let text = message(read_decoder(&changed(config, changes)));
+        assert_says(&text, &["config.json"]);
+        assert_says(&text, parts);
+    }
 }
 
 /// A tensor as it will stand in a file.

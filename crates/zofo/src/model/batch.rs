@@ -2,7 +2,6 @@
 
 use crate::task::{EncodedCandidate, EncodedExample};
 use std::ops::Range;
-use std::sync::Arc;
 use zofo_kernels::Segment;
 
 /// A position whose next token counts.
@@ -94,29 +93,6 @@ impl Batch {
         self.ids.len()
     }
 
-    /// Several batches as one.
-    pub fn concatenate<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Self {
-        let mut all = Self::default();
-        for batch in batches {
-            let offset = all.ids.len();
-            let shift = |range: &Range<usize>| range.start + offset..range.end + offset;
-            all.ids.extend_from_slice(&batch.ids);
-            all.positions.extend_from_slice(&batch.positions);
-            all.segments.extend(batch.segments.iter().map(|segment| Segment {
-                queries: shift(&segment.queries),
-                keys: segment.keys.iter().map(shift).collect(),
-            }));
-            let label = |label: &Label| Label { row: label.row + offset, ..*label };
-            all.labels.extend(batch.labels.iter().map(label));
-        }
-        all
-    }
-
-    /// The targets of the labels.
-    pub fn targets(&self) -> Arc<[u32]> {
-        self.labels.iter().map(|label| label.target).collect()
-    }
-
     /// Appends a row at positions `start`, `start + 1`, …; returns its tokens' range.
     fn push_row(&mut self, ids: &[u32], start: usize, context: Option<Range<usize>>) -> Range<usize> {
         let own = self.ids.len()..self.ids.len() + ids.len();
@@ -171,15 +147,5 @@ mod tests {
         assert_eq!(rows, [(2, 7), (2, 8), (3, 9), (6, 7), (6, 8), (7, 9)]);
         assert_eq!(batch.segments[1], Segment { queries: 3..4, keys: vec![0..3, 3..4] });
         assert_eq!(batch.segments[3], Segment { queries: 7..8, keys: vec![4..7, 7..8] });
-    }
-
-    #[test]
-    fn concatenation_shifts_rows() {
-        let one = Batch::answers(&[candidate(&[1, 2, 3], 1)]);
-        let two = Batch::concatenate([&one, &one]);
-        assert_eq!(two.ids, [1, 2, 1, 2]);
-        assert_eq!(two.segments[1].queries, 2..4);
-        assert_eq!(two.segments[1].keys.as_slice(), std::slice::from_ref(&(2..4)));
-        assert_eq!(two.labels[1], Label { row: 3, target: 3 });
     }
 }

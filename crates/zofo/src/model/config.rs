@@ -1,143 +1,314 @@
 //! What a decoder is made of, read from data: no family has forward code of its own.
 
+use super::rope::Rope;
 use crate::task::ModelLimits;
+use zofo_kernels::Activation;
 
-/// How positions enter attention.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
-    /// Base of the frequencies: frequency i of a head is theta^(−2i/head_dim).
-    pub theta: f64,
-    /// Change of the frequencies for contexts longer than those of pre-training.
-    pub scaling: RopeScaling,
-}
-
-/// The `rope_type` of Hugging Face configurations.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// Frequencies as they are.
-    Default,
-    /// All frequencies divided by a factor (position interpolation).
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// Llama 3.1: low frequencies divided by a factor, high ones kept, a ramp between.
-    Llama3 {
-        /// Divisor of low frequencies.
-        factor: f64,
-        /// original context / this is the longest wavelength that is interpolated between.
-        low_freq_factor: f64,
-        /// original context / this is the shortest wavelength that is changed.
-        high_freq_factor: f64,
-        /// Context length of pre-training, in tokens.
-        original_context: f64,
-    },
-}
-
-impl Rope {
-    /// Frequencies of the `head_dim / 2` pairs of a head, in radians per position.
-    ///
-    /// Computed in f32 like transformers' `ROPE_INIT_FUNCTIONS`, so that angles agree at long positions too.
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        let plain = (0..head_dim / 2).map(|i| {
-            let exponent = (2 * i) as f32 / head_dim as f32;
-            1.0 / (self.theta as f32).powf(exponent)
-        });
-        plain.map(|frequency| self.scaling.apply(frequency)).collect()
-    }
-}
-
-impl RopeScaling {
-    fn apply(&self, frequency: f32) -> f32 {
-        match *self {
-            RopeScaling::Default => frequency,
-            RopeScaling::Linear { factor } => frequency / factor as f32,
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                let wavelength = std::f64::consts::TAU / f64::from(frequency);
-                let low = original_context / low_freq_factor;
-                let high = original_context / high_freq_factor;
-                if wavelength > low {
-                    frequency / factor as f32
-                } else if wavelength < high {
-                    frequency
-                } else {
-                    let smooth =
-                        (original_context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                    let frequency = f64::from(frequency);
-                    ((1.0 - smooth) * frequency / factor + smooth * frequency) as f32
-                }
-            }
-        }
-    }
-}
-
-/// Sizes and constants of a decoder, whatever its family.
+/// A decoder-only transformer, whatever its family: sizes, constants, and the names of its weights.
+///
+/// ```text
+/// h ← embedding(tokens) (+ positions)
+/// for every layer:  h ← h + attention(h);  h ← h + mlp(h)      norms where `SublayerNorms` says
+/// logits ← norm(h)·headᵀ
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
     /// Rows of the embedding matrix.
     pub vocabulary: usize,
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Width between the MLP's projections.
-    pub intermediate: usize,
-    /// Number of blocks.
-    pub layers: usize,
     /// Number of query heads.
     pub heads: usize,
     /// Number of key/value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Width of a head; even.
+    /// Width of a head.
     pub head_dim: usize,
-    /// ε of the root-mean-square norms.
-    pub norm_eps: f32,
-    /// Rotary position embedding.
-    pub rope: Rope,
     /// The longest sequence, in tokens.
     pub max_positions: usize,
-    /// Names of the weights, as Hugging Face stores them.
-    pub names: ParameterNames,
+    /// Rotary positions that layers have; empty if positions are learned.
+    pub ropes: Vec<Rope>,
+    /// From tokens to the residual stream.
+    pub embedding: Embedding,
+    /// The blocks, in order.
+    pub layers: Vec<Layer>,
+    /// From the residual stream to logits.
+    pub output: Output,
 }
 
-/// Names of a decoder's weights in Hugging Face files.
+/// From tokens to the residual stream.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ParameterNames {
-    /// Embedding matrix `[vocabulary, hidden]`.
-    pub embedding: String,
-    /// Norm after the last block `[hidden]`.
-    pub final_norm: String,
-    /// Output matrix `[vocabulary, hidden]`; the same name as `embedding` where the two are tied.
+pub struct Embedding {
+    /// Name of the matrix `[vocabulary, width]`.
+    pub tokens: String,
+    /// Width of a token's embedding, which can differ from that of the residual stream.
+    pub width: usize,
+    /// Factor of token embeddings. Virtual tokens of prompt tuning are not scaled.
+    pub scale: Option<f32>,
+    /// Maps embeddings to the residual stream's width, `[hidden, width]`.
+    pub projection: Option<Linear>,
+    /// Learned positions, added behind the projection.
+    pub positions: Option<PositionTable>,
+}
+
+/// A learned vector per position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PositionTable {
+    /// Name of the matrix `[rows, hidden]`.
+    pub weight: String,
+    /// Number of rows.
+    pub rows: usize,
+    /// The row of position 0.
+    pub offset: usize,
+}
+
+/// One block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    /// The first sublayer.
+    pub attention: Attention,
+    /// Norms around attention.
+    pub attention_norms: SublayerNorms,
+    /// The second sublayer.
+    pub mlp: Mlp,
+    /// Norms around the MLP.
+    pub mlp_norms: SublayerNorms,
+}
+
+/// Where a sublayer f has norms: h ← stream(h + output(f(input(h)))), the absent ones left out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SublayerNorms {
+    /// Before the sublayer (pre-norm).
+    pub input: Option<Norm>,
+    /// On what the sublayer adds (Gemma).
+    pub output: Option<Norm>,
+    /// On the residual stream, after the sublayer (post-norm).
+    pub stream: Option<Norm>,
+}
+
+/// Attention of a block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Queries, keys and values.
+    pub qkv: Qkv,
+    /// Output projection `[hidden, heads · head_dim]`.
+    pub output: Linear,
+    /// Norm of every head's query, before the rotation.
+    pub q_norm: Option<Norm>,
+    /// Norm of every head's key, before the rotation.
+    pub k_norm: Option<Norm>,
+    /// Index in [`DecoderConfig::ropes`].
+    pub rope: Option<usize>,
+    /// A token sees itself and this many less one before it.
+    pub sliding_window: Option<usize>,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Scores s become c·tanh(s/c).
+    pub softcap: Option<f32>,
+}
+
+/// The projections to queries `[heads · head_dim, hidden]`, keys and values `[kv_heads · head_dim, hidden]`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Qkv {
+    /// Three matrices.
+    Separate {
+        /// Queries.
+        q: Linear,
+        /// Keys.
+        k: Linear,
+        /// Values.
+        v: Linear,
+    },
+    /// One matrix whose outputs are queries, keys and values, in this order.
+    Fused(Linear),
+}
+
+/// The MLP of a block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mlp {
+    /// Into the MLP.
+    pub up: UpProjection,
+    /// Out of it, `[hidden, intermediate]`.
+    pub down: Linear,
+    /// Between the two.
+    pub activation: Activation,
+}
+
+/// The projections into an MLP, each `[intermediate, hidden]`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UpProjection {
+    /// activation(up(x)).
+    Plain(Linear),
+    /// activation(gate(x)) · up(x).
+    Gated {
+        /// Through the activation.
+        gate: Linear,
+        /// Beside it.
+        up: Linear,
+    },
+    /// Gated, one matrix with the outputs of gate and up, in this order.
+    FusedGated(Linear),
+}
+
+/// From the residual stream to logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// Norm after the last block.
+    pub norm: Option<Norm>,
+    /// Maps the residual stream to the width of embeddings, `[width, hidden]`.
+    pub projection: Option<Linear>,
+    /// Name of the matrix `[vocabulary, width]`; that of the token embeddings where the two are tied.
     pub head: String,
-    /// One entry per block.
-    pub layers: Vec<LayerNames>,
+    /// Logits l become c·tanh(l/c).
+    pub softcap: Option<f32>,
 }
 
-/// Names of one block's weights.
+/// x·Wᵀ + b.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LayerNames {
-    /// Norm before attention `[hidden]`.
-    pub attention_norm: String,
-    /// Query projection `[heads · head_dim, hidden]`.
-    pub q: String,
-    /// Key projection `[kv_heads · head_dim, hidden]`.
-    pub k: String,
-    /// Value projection `[kv_heads · head_dim, hidden]`.
-    pub v: String,
-    /// Output projection of attention `[hidden, heads · head_dim]`.
-    pub o: String,
-    /// Norm before the MLP `[hidden]`.
-    pub mlp_norm: String,
-    /// Gate projection `[intermediate, hidden]`.
-    pub gate: String,
-    /// Up projection `[intermediate, hidden]`.
-    pub up: String,
-    /// Down projection `[hidden, intermediate]`.
-    pub down: String,
+pub struct Linear {
+    /// Name of W.
+    pub weight: String,
+    /// Name of b.
+    pub bias: Option<String>,
+    /// Width of x.
+    pub inputs: usize,
+    /// Width of the result.
+    pub outputs: usize,
+    /// How files store W.
+    pub order: WeightOrder,
+}
+
+/// The order in which a matrix is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightOrder {
+    /// `[out, in]`, as `torch.nn.Linear` has it.
+    OutputMajor,
+    /// `[in, out]`, as the `Conv1D` of GPT-2 has it.
+    InputMajor,
+}
+
+/// A norm over the last dimension.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Norm {
+    /// Name of the factors.
+    pub weight: String,
+    /// Number of factors.
+    pub width: usize,
+    /// Added to the mean square or the variance.
+    pub eps: f32,
+    /// What it computes.
+    pub kind: NormKind,
+}
+
+/// What a norm computes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NormKind {
+    /// x / √(mean(x²) + ε) · w.
+    Rms,
+    /// x / √(mean(x²) + ε) · (1 + w), as Gemma has it.
+    RmsUnitOffset,
+    /// (x − mean(x)) / √(var(x) + ε) · w + b.
+    Layer {
+        /// Name of b.
+        bias: String,
+    },
+}
+
+/// A linear layer of a block, as PEFT sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearModule {
+    /// Path of the module, as `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// Index of the block.
+    pub layer: usize,
+    /// Width of what goes in.
+    pub inputs: usize,
+    /// Width of what comes out.
+    pub outputs: usize,
+    /// How files store the weight.
+    pub order: WeightOrder,
+}
+
+impl Linear {
+    /// The shape of W in files.
+    pub fn shape(&self) -> Vec<usize> {
+        match self.order {
+            WeightOrder::OutputMajor => vec![self.outputs, self.inputs],
+            WeightOrder::InputMajor => vec![self.inputs, self.outputs],
+        }
+    }
+
+    fn parameters(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let bias = self.bias.iter().map(|name| (name.clone(), vec![self.outputs]));
+        [(self.weight.clone(), self.shape())].into_iter().chain(bias)
+    }
+}
+
+impl Norm {
+    fn parameters(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let bias = match &self.kind {
+            NormKind::Layer { bias } => Some(bias.clone()),
+            NormKind::Rms | NormKind::RmsUnitOffset => None,
+        };
+        [self.weight.clone()].into_iter().chain(bias).map(|name| (name, vec![self.width]))
+    }
+}
+
+impl Qkv {
+    /// The matrices, in order.
+    pub fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Separate { q, k, v } => vec![q, k, v],
+            Self::Fused(qkv) => vec![qkv],
+        }
+    }
+}
+
+impl UpProjection {
+    /// The matrices, in order.
+    pub fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Plain(up) | Self::FusedGated(up) => vec![up],
+            Self::Gated { gate, up } => vec![gate, up],
+        }
+    }
+
+    /// Width of all their outputs together.
+    pub fn width(&self) -> usize {
+        self.linears().into_iter().map(|linear| linear.outputs).sum()
+    }
+}
+
+impl Layer {
+    /// The linear layers, in the order of the forward pass.
+    pub fn linears(&self) -> Vec<&Linear> {
+        let Self { attention, mlp, .. } = self;
+        [attention.qkv.linears(), vec![&attention.output], mlp.up.linears(), vec![&mlp.down]].concat()
+    }
+
+    fn parameters(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let Self { attention, attention_norms, mlp, mlp_norms } = self;
+        let mut all = Vec::new();
+        let norm = |all: &mut Vec<_>, norm: &Option<Norm>| all.extend(norm.iter().flat_map(Norm::parameters));
+        norm(&mut all, &attention_norms.input);
+        all.extend(attention.qkv.linears().into_iter().flat_map(Linear::parameters));
+        norm(&mut all, &attention.q_norm);
+        norm(&mut all, &attention.k_norm);
+        all.extend(attention.output.parameters());
+        norm(&mut all, &attention_norms.output);
+        norm(&mut all, &attention_norms.stream);
+        norm(&mut all, &mlp_norms.input);
+        all.extend(mlp.up.linears().into_iter().flat_map(Linear::parameters));
+        all.extend(mlp.down.parameters());
+        norm(&mut all, &mlp_norms.output);
+        norm(&mut all, &mlp_norms.stream);
+        all.into_iter()
+    }
 }
 
 impl DecoderConfig {
     /// Whether input and output share one matrix.
     pub fn is_tied(&self) -> bool {
-        self.names.head == self.names.embedding
+        self.output.head == self.embedding.tokens
     }
 
     /// What the model can take.
@@ -145,29 +316,43 @@ impl DecoderConfig {
         ModelLimits { vocabulary: self.vocabulary, context: self.max_positions }
     }
 
+    /// Width of the keys, and of the values, of a token.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
     /// Name and shape of every weight, in the order of the forward pass; a tied matrix once.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
-        let (hidden, inner) = (self.hidden, self.intermediate);
-        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let mut all = vec![(self.names.embedding.clone(), vec![self.vocabulary, hidden])];
-        for layer in &self.names.layers {
-            let weights = [
-                (&layer.attention_norm, vec![hidden]),
-                (&layer.q, vec![q, hidden]),
-                (&layer.k, vec![kv, hidden]),
-                (&layer.v, vec![kv, hidden]),
-                (&layer.o, vec![hidden, q]),
-                (&layer.mlp_norm, vec![hidden]),
-                (&layer.gate, vec![inner, hidden]),
-                (&layer.up, vec![inner, hidden]),
-                (&layer.down, vec![hidden, inner]),
-            ];
-            all.extend(weights.map(|(name, shape)| (name.clone(), shape)));
-        }
-        all.push((self.names.final_norm.clone(), vec![hidden]));
+        let Embedding { tokens, width, projection, positions, .. } = &self.embedding;
+        let mut all = vec![(tokens.clone(), vec![self.vocabulary, *width])];
+        all.extend(projection.iter().flat_map(Linear::parameters));
+        all.extend(positions.iter().map(|table| (table.weight.clone(), vec![table.rows, self.hidden])));
+        all.extend(self.layers.iter().flat_map(Layer::parameters));
+        all.extend(self.output.norm.iter().flat_map(Norm::parameters));
+        all.extend(self.output.projection.iter().flat_map(Linear::parameters));
         if !self.is_tied() {
-            all.push((self.names.head.clone(), vec![self.vocabulary, hidden]));
+            all.push((self.output.head.clone(), vec![self.vocabulary, *width]));
         }
         all
     }
+
+    /// The linear layers inside the blocks, in the order of the forward pass: what LoRA can adapt.
+    pub fn linears(&self) -> Vec<LinearModule> {
+        let of_layer = |(layer, block): (usize, &Layer)| {
+            let module = |linear: &Linear| LinearModule {
+                name: module_of(&linear.weight).to_owned(),
+                layer,
+                inputs: linear.inputs,
+                outputs: linear.outputs,
+                order: linear.order,
+            };
+            block.linears().into_iter().map(module).collect::<Vec<_>>()
+        };
+        self.layers.iter().enumerate().flat_map(of_layer).collect()
+    }
+}
+
+/// The module that a weight belongs to: its name without `.weight`.
+pub fn module_of(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
 }

@@ -2,24 +2,15 @@
 
 use super::backbone::Backbone;
 use super::batch::Batch;
-use super::config::{DecoderConfig, LayerNames};
+use super::config::{Attention, Layer, Linear, Mlp, Norm, NormKind, Qkv, SublayerNorms, UpProjection, WeightOrder};
+use super::rows::{Part, Rows};
 use crate::peft::Adapter;
 use crate::zo::Perturbation;
 use burn::tensor::{Int, Tensor, TensorData};
-use std::ops::Range;
 use std::sync::Arc;
-use zofo_kernels::{AttentionLayout, RotaryAngles, Segment, tensor as ops};
+use zofo_kernels::{AttentionLayout, RotaryAngles, tensor as ops};
 
-/// Rows of one pass that share an adapter.
-#[derive(Clone, Copy)]
-pub struct Part<'a> {
-    /// The rows.
-    pub batch: &'a Batch,
-    /// The adapter that they see, if any.
-    pub adapter: Option<&'a Adapter>,
-}
-
-/// Keys and values of earlier tokens, one pair `[tokens, kv_heads · head_dim]` per block.
+/// Keys and values of earlier tokens, virtual ones included: one pair `[tokens, kv_heads · head_dim]` per block.
 #[derive(Clone, Default)]
 pub struct KeyValueCache {
     layers: Vec<(Tensor<2>, Tensor<2>)>,
@@ -30,10 +21,11 @@ pub struct KeyValueCache {
 struct Pass<'a> {
     backbone: &'a Backbone,
     perturbation: &'a Perturbation,
-    layout: Arc<AttentionLayout>,
-    angles: RotaryAngles,
-    /// Rows of the activations by adapter, in order, covering all.
-    spans: Vec<(Range<usize>, Option<&'a Adapter>)>,
+    rows: &'a Rows<'a>,
+    /// One per block; equal ones are shared.
+    layouts: Vec<Arc<AttentionLayout>>,
+    /// One per entry of the configuration's `ropes`.
+    angles: Vec<RotaryAngles>,
 }
 
 impl Backbone {
@@ -42,153 +34,310 @@ impl Backbone {
     /// All parts ride on one pass over the weights. With a [`Perturbation::Pair`] the labels come twice, at θ + ε·z and
     /// then at θ − ε·z. With adapters whose tensors require gradients, the result carries their graph.
     pub fn token_nll(&self, parts: &[Part], perturbation: &Perturbation) -> Tensor<2> {
-        let batch = Batch::concatenate(parts.iter().map(|part| part.batch));
-        let hidden = self.hidden(&batch, parts, perturbation, None);
-        let tokens = batch.tokens();
-        let rows: Vec<i64> = (0..perturbation.signs())
-            .flat_map(|sign| batch.labels.iter().map(move |label| (sign * tokens + label.row) as i64))
-            .collect();
-        let hidden = select_rows(hidden, rows);
-        let (head, view) = self.read(&self.config().names.head, perturbation);
-        ops::token_nll(hidden, head, batch.targets(), view)
+        let rows = Rows::new(parts, 0);
+        let stream = self.stream(&rows, perturbation, None, |_| ());
+        let labelled = rows.labelled();
+        let share = rows.len();
+        let of_sign = |sign: usize| labelled.iter().map(move |row| row + sign * share);
+        let hidden = select_rows(stream, (0..perturbation.signs()).flat_map(of_sign));
+        let hidden = self.output(hidden, perturbation);
+        let output = &self.config().output;
+        let (head, view) = self.read(&output.head, perturbation);
+        let targets = parts.iter().flat_map(|part| &part.batch.labels).map(|label| label.target).collect();
+        ops::token_nll(hidden, head, targets, output.softcap, view)
     }
 
     /// Logits `[tokens, vocabulary]` of every token of a batch.
     pub fn logits(&self, batch: &Batch, adapter: Option<&Adapter>) -> Tensor<2> {
-        let parts = [Part { batch, adapter }];
-        let hidden = self.hidden(batch, &parts, &Perturbation::None, None);
-        self.head(hidden)
+        let rows = Rows::new(&[Part { batch, adapter }], 0);
+        let stream = self.stream(&rows, &Perturbation::None, None, |_| ());
+        self.head(select_rows(stream, rows.spans[0].tokens()))
+    }
+
+    /// Logits `[n, vocabulary]` at the virtual tokens of prompt tuning.
+    pub fn prompt_logits(&self, adapter: &Adapter) -> Tensor<2> {
+        let batch = Batch::default();
+        let rows = Rows::new(&[Part { batch: &batch, adapter: Some(adapter) }], 0);
+        self.head(self.stream(&rows, &Perturbation::None, None, |_| ()))
     }
 
     /// Logits `[1, vocabulary]` after the last of `ids`, which follow what the cache holds.
     pub fn next_logits(&self, ids: &[u32], adapter: Option<&Adapter>, cache: &mut KeyValueCache) -> Tensor<2> {
         let batch = Batch::continuation(ids, cache.tokens);
-        let parts = [Part { batch: &batch, adapter }];
-        let hidden = self.hidden(&batch, &parts, &Perturbation::None, Some(cache));
-        self.head(select_rows(hidden, vec![batch.tokens() as i64 - 1]))
+        let rows = Rows::new(&[Part { batch: &batch, adapter }], cache.tokens);
+        let stream = self.stream(&rows, &Perturbation::None, Some(cache), |_| ());
+        self.head(select_rows(stream, [rows.len() - 1]))
     }
 
-    /// Keys (as the cache holds them, with their rotation) and values of every token of `ids`, one pair
-    /// `[tokens, kv_heads · head_dim]` per block.
+    /// The residual stream `[tokens, hidden]` before the first block and after every one, and, in place of that after the
+    /// last block, what goes into the head.
+    pub fn hidden_states(&self, batch: &Batch, adapter: Option<&Adapter>) -> Vec<Tensor<2>> {
+        let rows = Rows::new(&[Part { batch, adapter }], 0);
+        let mut states = Vec::with_capacity(self.config().layers.len() + 1);
+        let last = self.stream(&rows, &Perturbation::None, None, |stream| {
+            states.push(select_rows(stream.clone(), rows.spans[0].tokens()));
+        });
+        states.push(self.output(select_rows(last, rows.spans[0].tokens()), &Perturbation::None));
+        states
+    }
+
+    /// Keys and values `[ids, kv_heads · head_dim]` of a sequence, as attention sees them: one pair per block.
     pub fn keys_and_values(&self, ids: &[u32]) -> Vec<(Tensor<2>, Tensor<2>)> {
-        let batch = Batch::continuation(ids, 0);
-        let parts = [Part { batch: &batch, adapter: None }];
         let mut cache = KeyValueCache::default();
-        self.hidden(&batch, &parts, &Perturbation::None, Some(&mut cache));
+        let batch = Batch::continuation(ids, 0);
+        let rows = Rows::new(&[Part { batch: &batch, adapter: None }], 0);
+        self.stream(&rows, &Perturbation::None, Some(&mut cache), |_| ());
         cache.layers
     }
 
-    /// Rows of the embedding matrix, `[ids, embedding width]`, in f32.
+    /// Embeddings `[ids, width]` of tokens, as a prompt's virtual tokens stand before them.
     pub fn embedding_rows(&self, ids: &[u32]) -> Tensor<2> {
-        let (table, view) = self.read(&self.config().names.embedding, &Perturbation::None);
-        ops::embed(table, ids.into(), view)
+        self.embed_words(ids, &Perturbation::None)
     }
 
-    fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let (head, view) = self.read(&self.config().names.head, &Perturbation::None);
-        ops::project(hidden, head, view)
+    fn embed_words(&self, ids: &[u32], perturbation: &Perturbation) -> Tensor<2> {
+        let embedding = &self.config().embedding;
+        let (table, view) = self.read(&embedding.tokens, perturbation);
+        let words = ops::embed(table, ids.into(), view);
+        match embedding.scale {
+            Some(scale) => words * scale,
+            None => words,
+        }
     }
 
-    /// The residual stream after the final norm, `[tokens · signs, hidden]`. `batch` is the parts' concatenation.
-    fn hidden(
+    /// From the residual stream to the head's input.
+    fn output(&self, stream: Tensor<2>, perturbation: &Perturbation) -> Tensor<2> {
+        let output = &self.config().output;
+        let x = match &output.norm {
+            Some(norm) => self.norm(norm, stream, perturbation),
+            None => stream,
+        };
+        match &output.projection {
+            Some(projection) => self.linear(projection, x, perturbation),
+            None => x,
+        }
+    }
+
+    /// Logits of rows of the residual stream.
+    fn head(&self, stream: Tensor<2>) -> Tensor<2> {
+        let output = &self.config().output;
+        let (head, view) = self.read(&output.head, &Perturbation::None);
+        let logits = ops::project(self.output(stream, &Perturbation::None), head, view);
+        match output.softcap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
+    }
+
+    /// The residual stream `[rows · signs, hidden]` after the last block; `watch` is shown it before every block.
+    fn stream(
         &self,
-        batch: &Batch,
-        parts: &[Part],
+        rows: &Rows,
         perturbation: &Perturbation,
         mut cache: Option<&mut KeyValueCache>,
+        mut watch: impl FnMut(&Tensor<2>),
     ) -> Tensor<2> {
-        let past = cache.as_ref().map_or(0, |cache| cache.tokens);
-        let pass = Pass::new(self, batch, parts, perturbation, past);
-        let (table, view) = self.read(&self.config().names.embedding, perturbation);
-        let mut hidden = ops::embed(table, batch.ids.as_slice().into(), view);
-        if pass.spans.iter().any(|(_, adapter)| adapter.is_some_and(Adapter::is_tracked)) {
-            hidden = hidden.autodiff();
-        }
-        for (index, layer) in self.config().names.layers.iter().enumerate() {
-            hidden = pass.block(index, layer, hidden, cache.as_deref_mut());
+        let pass = Pass::new(self, rows, perturbation);
+        let mut stream = pass.embed();
+        for (index, layer) in self.config().layers.iter().enumerate() {
+            watch(&stream);
+            stream = pass.block(index, layer, stream, cache.as_deref_mut());
         }
         if let Some(cache) = cache {
-            cache.tokens += batch.tokens();
+            cache.tokens += rows.len() + rows.spans.iter().map(|span| span.prefix).sum::<usize>();
         }
-        pass.norm(&self.config().names.final_norm, hidden)
+        stream
+    }
+
+    fn norm(&self, norm: &Norm, x: Tensor<2>, perturbation: &Perturbation) -> Tensor<2> {
+        let (weight, view) = self.read(&norm.weight, perturbation);
+        match &norm.kind {
+            NormKind::Rms => ops::rms_norm(x, weight, norm.eps, false, view),
+            NormKind::RmsUnitOffset => ops::rms_norm(x, weight, norm.eps, true, view),
+            NormKind::Layer { bias } => {
+                let (bias, bias_view) = self.read(bias, perturbation);
+                ops::layer_norm(x, weight, bias, norm.eps, view, bias_view)
+            }
+        }
+    }
+
+    /// x·Wᵀ + b.
+    fn linear(&self, linear: &Linear, x: Tensor<2>, perturbation: &Perturbation) -> Tensor<2> {
+        let (weight, view) = self.read(&linear.weight, perturbation);
+        let y = match linear.order {
+            WeightOrder::OutputMajor => ops::project(x, weight, view),
+            WeightOrder::InputMajor => ops::project_transposed(x, weight, view),
+        };
+        match &linear.bias {
+            Some(bias) => {
+                let (bias, view) = self.read(bias, perturbation);
+                ops::add_bias(y, bias, view)
+            }
+            None => y,
+        }
     }
 }
 
 impl<'a> Pass<'a> {
-    fn new(
-        backbone: &'a Backbone,
-        batch: &Batch,
-        parts: &[Part<'a>],
-        perturbation: &'a Perturbation,
-        past: usize,
-    ) -> Self {
+    fn new(backbone: &'a Backbone, rows: &'a Rows<'a>, perturbation: &'a Perturbation) -> Self {
         let config = backbone.config();
-        let layout = attention_layout(config, batch, past);
-        let angles = rotary_angles(config, &batch.positions);
-        let mut spans = Vec::new();
-        let mut start = 0;
-        for part in parts {
-            spans.push((start..start + part.batch.tokens(), part.adapter));
-            start += part.batch.tokens();
+        let both = perturbation.signs() == 2;
+        let mut layouts: Vec<Arc<AttentionLayout>> = Vec::with_capacity(config.layers.len());
+        for layer in &config.layers {
+            let attention = &layer.attention;
+            let is_same = |layout: &&Arc<AttentionLayout>| {
+                (layout.sliding_window, layout.scale, layout.softcap)
+                    == (attention.sliding_window, attention.scale, attention.softcap)
+            };
+            let layout = layouts.iter().find(is_same).cloned().unwrap_or_else(|| {
+                let layout = rows.attention(config, attention);
+                Arc::new(if both { layout.doubled() } else { layout })
+            });
+            layouts.push(layout);
         }
-        let (layout, angles) = if perturbation.signs() == 2 {
-            let second =
-                spans.clone().into_iter().map(|(rows, adapter)| (rows.start + start..rows.end + start, adapter));
-            spans.extend(second);
-            (layout.doubled(), twice(&angles))
-        } else {
-            (layout, angles)
-        };
-        Self { backbone, perturbation, layout: Arc::new(layout), angles, spans }
+        let angles = config.ropes.iter().map(|rope| {
+            let angles = rows.angles(rope, config.head_dim);
+            if both { angles.doubled() } else { angles }
+        });
+        Self { backbone, perturbation, rows, layouts, angles: angles.collect() }
     }
 
-    /// One block: h + attention(norm(h)), then h + MLP(norm(h)).
-    fn block(
+    /// The residual stream before the first block.
+    fn embed(&self) -> Tensor<2> {
+        let Self { backbone, perturbation, rows, .. } = *self;
+        let embedding = &backbone.config().embedding;
+        let ids: Vec<u32> = rows.spans.iter().flat_map(|span| span.batch.ids.iter().copied()).collect();
+        let mut words = backbone.embed_words(&ids, perturbation);
+        if rows.spans.iter().any(|span| span.adapter.is_some_and(Adapter::is_tracked)) {
+            words = words.autodiff();
+        }
+        let mut x = self.with_prompts(words, ids.len());
+        if let Some(projection) = &embedding.projection {
+            x = backbone.linear(projection, x, perturbation);
+        }
+        if let Some(table) = &embedding.positions {
+            let positions = rows.positions.iter().map(|position| position + table.offset as u32);
+            let (weight, view) = backbone.read(&table.weight, perturbation);
+            x = x + ops::embed(weight, positions.collect(), view);
+        }
+        x
+    }
+
+    /// Puts virtual tokens before the words of their parts; there are `count` words, once per sign.
+    fn with_prompts(&self, words: Tensor<2>, count: usize) -> Tensor<2> {
+        if self.rows.spans.iter().all(|span| span.prompt == 0) {
+            return words;
+        }
+        let mut pieces = Vec::new();
+        for sign in 0..self.perturbation.signs() {
+            let mut next = sign * count;
+            for span in &self.rows.spans {
+                pieces.extend(span.adapter.filter(|_| span.prompt > 0).and_then(Adapter::prompt));
+                let own = next..next + span.batch.tokens();
+                next = own.end;
+                if !own.is_empty() {
+                    pieces.push(words.clone().slice([own]));
+                }
+            }
+        }
+        Tensor::cat(pieces, 0)
+    }
+
+    fn block(&self, index: usize, layer: &Layer, stream: Tensor<2>, cache: Option<&mut KeyValueCache>) -> Tensor<2> {
+        let stream =
+            self.sublayer(&layer.attention_norms, stream, |x| self.attention(index, &layer.attention, x, cache));
+        self.sublayer(&layer.mlp_norms, stream, |x| self.mlp(&layer.mlp, x))
+    }
+
+    /// h + f(h), with norms where the family has them.
+    fn sublayer(&self, norms: &SublayerNorms, stream: Tensor<2>, f: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
+        let added = self.norm(&norms.output, f(self.norm(&norms.input, stream.clone())));
+        self.norm(&norms.stream, stream + added)
+    }
+
+    fn attention(
         &self,
         index: usize,
-        names: &LayerNames,
-        hidden: Tensor<2>,
+        attention: &Attention,
+        x: Tensor<2>,
         cache: Option<&mut KeyValueCache>,
     ) -> Tensor<2> {
-        let x = self.norm(&names.attention_norm, hidden.clone());
-        let q = ops::rotary(self.project(&names.q, x.clone()), self.angles.clone());
-        let k = ops::rotary(self.project(&names.k, x.clone()), self.angles.clone());
-        let v = self.project(&names.v, x);
+        let config = self.backbone.config();
+        let (q, k, v) = match &attention.qkv {
+            Qkv::Separate { q, k, v } => (self.linear(q, x.clone()), self.linear(k, x.clone()), self.linear(v, x)),
+            Qkv::Fused(qkv) => {
+                let [q, k] = [config.heads * config.head_dim, config.kv_width()];
+                let y = self.linear(qkv, x);
+                let columns = |from, to| y.clone().narrow(1, from, to - from);
+                (columns(0, q), columns(q, q + k), columns(q + k, q + 2 * k))
+            }
+        };
+        let rotate = |x: Tensor<2>| match attention.rope {
+            Some(rope) => ops::rotary(x, self.angles[rope].clone()),
+            None => x,
+        };
+        let q = rotate(self.head_norm(&attention.q_norm, q));
+        let k = rotate(self.head_norm(&attention.k_norm, k));
+
+        let signs = self.perturbation.signs();
+        let k = self.rows.with_prefixes(k, signs, |adapter| Some(adapter.prefix(index)?.0));
+        let v = self.rows.with_prefixes(v, signs, |adapter| Some(adapter.prefix(index)?.1));
         let (k, v) = match cache {
             Some(cache) => cache.append(index, k, v),
             None => (k, v),
         };
-        let attended = ops::attend(q, k, v, self.layout.clone());
-        let hidden = hidden + self.project(&names.o, attended);
-
-        let x = self.norm(&names.mlp_norm, hidden.clone());
-        let gate = self.project(&names.gate, x.clone());
-        let up = self.project(&names.up, x);
-        hidden + self.project(&names.down, ops::silu_mul(gate, up))
+        self.linear(&attention.output, ops::attend(q, k, v, self.layouts[index].clone()))
     }
 
-    fn norm(&self, name: &str, x: Tensor<2>) -> Tensor<2> {
-        let (weight, view) = self.backbone.read(name, self.perturbation);
-        ops::rms_norm(x, weight, self.backbone.config().norm_eps, view)
+    fn mlp(&self, mlp: &Mlp, x: Tensor<2>) -> Tensor<2> {
+        let inner = match &mlp.up {
+            UpProjection::Plain(up) => ops::activate(self.linear(up, x), mlp.activation),
+            UpProjection::Gated { gate, up } => {
+                ops::gated(self.linear(gate, x.clone()), self.linear(up, x), mlp.activation)
+            }
+            UpProjection::FusedGated(both) => {
+                let half = both.outputs / 2;
+                let y = self.linear(both, x);
+                ops::gated(y.clone().narrow(1, 0, half), y.narrow(1, half, half), mlp.activation)
+            }
+        };
+        self.linear(&mlp.down, inner)
     }
 
-    /// x·Wᵀ, plus for every span of rows what its adapter adds to this projection.
-    fn project(&self, name: &str, x: Tensor<2>) -> Tensor<2> {
-        let (weight, view) = self.backbone.read(name, self.perturbation);
-        let width = weight.dims()[0];
-        let y = ops::project(x.clone(), weight, view);
-        let adapted = |adapter: &Option<&Adapter>| adapter.is_some_and(|a| a.adapts(name));
-        if !self.spans.iter().any(|(_, adapter)| adapted(adapter)) {
+    fn norm(&self, norm: &Option<Norm>, x: Tensor<2>) -> Tensor<2> {
+        match norm {
+            Some(norm) => self.backbone.norm(norm, x, self.perturbation),
+            None => x,
+        }
+    }
+
+    /// The norm of every head by itself.
+    fn head_norm(&self, norm: &Option<Norm>, x: Tensor<2>) -> Tensor<2> {
+        let Some(norm) = norm else { return x };
+        let [rows, width] = x.dims();
+        let heads = x.reshape([rows * width / norm.width, norm.width]);
+        self.backbone.norm(norm, heads, self.perturbation).reshape([rows, width])
+    }
+
+    /// x·Wᵀ + b, plus for every span of rows what its adapter adds to this projection.
+    fn linear(&self, linear: &Linear, x: Tensor<2>) -> Tensor<2> {
+        let y = self.backbone.linear(linear, x.clone(), self.perturbation);
+        let name = linear.weight.as_str();
+        let spans = &self.rows.spans;
+        if !spans.iter().any(|span| span.adapter.is_some_and(|adapter| adapter.adapts(name))) {
             return y;
         }
         let device = y.device();
-        let deltas = self.spans.iter().filter(|(rows, _)| !rows.is_empty()).map(|(rows, adapter)| {
-            let x = x.clone().slice([rows.clone()]);
-            let delta = adapter.and_then(|adapter| adapter.delta(name, x));
-            delta.unwrap_or_else(|| Tensor::zeros([rows.len(), width], &device))
-        });
-        let deltas = Tensor::cat(deltas.collect(), 0);
-        y + deltas
+        let mut deltas = Vec::with_capacity(spans.len() * self.perturbation.signs());
+        for sign in 0..self.perturbation.signs() {
+            for span in spans.iter().filter(|span| !span.rows.is_empty()) {
+                let rows = span.rows.start + sign * self.rows.len()..span.rows.end + sign * self.rows.len();
+                let count = rows.len();
+                let delta = span.adapter.and_then(|adapter| adapter.delta(name, x.clone().slice([rows])));
+                deltas.push(delta.unwrap_or_else(|| Tensor::zeros([count, linear.outputs], &device)));
+            }
+        }
+        y + Tensor::cat(deltas, 0)
     }
 }
 
@@ -206,41 +355,8 @@ impl KeyValueCache {
     }
 }
 
-/// The layout of a batch whose rows may also see `past` cached tokens, which come first in the key/value tensor.
-fn attention_layout(config: &DecoderConfig, batch: &Batch, past: usize) -> AttentionLayout {
-    let shift = |range: &Range<usize>| range.start + past..range.end + past;
-    let segment = |segment: &Segment| Segment {
-        queries: segment.queries.clone(),
-        keys: (past > 0).then_some(0..past).into_iter().chain(segment.keys.iter().map(shift)).collect(),
-    };
-    AttentionLayout {
-        segments: batch.segments.iter().map(segment).collect(),
-        query_positions: batch.positions.clone(),
-        key_positions: (0..past as u32).chain(batch.positions.iter().copied()).collect(),
-        heads: config.heads,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
-        sliding_window: None,
-    }
-}
-
-fn rotary_angles(config: &DecoderConfig, positions: &[u32]) -> RotaryAngles {
-    let frequencies = config.rope.frequencies(config.head_dim);
-    let angles: Vec<f32> =
-        positions.iter().flat_map(|&position| frequencies.iter().map(move |f| position as f32 * f)).collect();
-    RotaryAngles {
-        cos: angles.iter().map(|angle| angle.cos()).collect(),
-        sin: angles.iter().map(|angle| angle.sin()).collect(),
-        half: frequencies.len(),
-    }
-}
-
-fn twice(angles: &RotaryAngles) -> RotaryAngles {
-    let double = |x: &[f32]| [x, x].concat().into();
-    RotaryAngles { cos: double(&angles.cos), sin: double(&angles.sin), half: angles.half }
-}
-
-fn select_rows(x: Tensor<2>, rows: Vec<i64>) -> Tensor<2> {
+fn select_rows(x: Tensor<2>, rows: impl IntoIterator<Item = usize>) -> Tensor<2> {
+    let rows: Vec<i64> = rows.into_iter().map(|row| row as i64).collect();
     let count = rows.len();
     let indices = Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), &x.device());
     x.select(0, indices)

@@ -2,10 +2,14 @@
 
 mod backbone;
 mod batch;
-mod config;
+pub mod config;
 mod decoder;
+mod rope;
+mod rows;
 
 pub use backbone::{Backbone, Parameter};
 pub use batch::{Batch, Label};
-pub use config::{DecoderConfig, LayerNames, ParameterNames, Rope, RopeScaling};
-pub use decoder::{KeyValueCache, Part};
+pub use config::DecoderConfig;
+pub use decoder::KeyValueCache;
+pub use rope::{Frequencies, Rope, RopeScaling, Yarn, long_rope_attention_factor, yarn_attention_factor};
+pub use rows::Part;

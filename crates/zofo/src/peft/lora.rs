@@ -3,10 +3,10 @@
 use super::dropout::dropout;
 use super::error::AdapterError;
 use super::init::tensor_of;
-use super::structure::linear_modules;
 use super::targets::{Target, peft_targets, resolve, scaled};
 use crate::hf::{ADAPTER_WEIGHTS, AdapterMatrix, HfError, LoraPair, ModuleNames, Patterns, PeftLora};
 use crate::model::DecoderConfig;
+use crate::model::config::{WeightOrder, module_of};
 use crate::task::SplitMix64;
 use burn::tensor::{Device, Tensor};
 use std::collections::HashMap;
@@ -121,7 +121,7 @@ impl Lora {
         let stored = stored.tensors.into_iter();
         let mut by_module: HashMap<String, _> =
             stored.map(|pair| (pair.module, (tensor(pair.a), tensor(pair.b)))).collect();
-        let order = linear_modules(model).into_iter();
+        let order = model.linears().into_iter();
         let (modules, pairs) =
             order.filter_map(|module| by_module.remove(&module.name).map(|pair| (module, pair))).unzip();
         let targets = scaled(&config, modules).map_err(|error| HfError::Unexpected {
@@ -145,7 +145,7 @@ impl Lora {
             lora_alpha: self.config.alpha,
             use_rslora: self.config.rank_stabilized,
             lora_dropout: self.config.dropout,
-            fan_in_fan_out: self.targets.iter().any(|target| target.module.input_major),
+            fan_in_fan_out: self.targets.iter().any(|target| target.module.order == WeightOrder::InputMajor),
             rank_pattern: self.config.rank_pattern.clone(),
             alpha_pattern: self.config.alpha_pattern.clone(),
             target_modules: peft_targets(&self.config, &self.targets),
@@ -212,18 +212,22 @@ impl Lora {
         let (a, b) = self.pairs[index].clone();
         let Target { module, scale, .. } = &self.targets[index];
         let addition = b.matmul(a) * *scale;
-        values + if module.input_major { addition.transpose() } else { addition }
+        values
+            + match module.order {
+                WeightOrder::OutputMajor => addition,
+                WeightOrder::InputMajor => addition.transpose(),
+            }
     }
 }
 
 /// Checks that every module of `stored` is a linear layer of `model`, and that the pair fits it.
 fn check_fit(stored: &PeftLora, dir: &Path, model: &DecoderConfig) -> Result<(), HfError> {
-    let linear = linear_modules(model);
+    let linear = model.linears();
     let shapes: HashMap<&str, [usize; 2]> =
         linear.iter().map(|module| (module.name.as_str(), [module.outputs, module.inputs])).collect();
     for pair in &stored.tensors {
         let module = &pair.module;
-        if model.names.head.strip_suffix(".weight") == Some(module) {
+        if module_of(&model.output.head) == module {
             return Err(HfError::Unsupported {
                 path: dir.join(ADAPTER_WEIGHTS),
                 what: format!("module \"{module}\""),

@@ -7,7 +7,6 @@ mod lora;
 mod optimizer;
 mod prefix;
 mod prompt;
-mod structure;
 mod targets;
 #[cfg(test)]
 mod test_model;

@@ -52,7 +52,7 @@ struct PrefixShape {
 
 impl PrefixShape {
     fn of(model: &DecoderConfig) -> Self {
-        Self { layers: model.layers, kv_heads: model.kv_heads, head_dim: model.head_dim }
+        Self { layers: model.layers.len(), kv_heads: model.kv_heads, head_dim: model.head_dim }
     }
 
     /// Width of the keys of one block, and of its values.

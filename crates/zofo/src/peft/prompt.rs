@@ -2,7 +2,6 @@
 //! 2104.08691).
 
 use super::init::{InitTokens, exactly, normal, tensor_of};
-use super::structure::embedding_width;
 use crate::hf::{ADAPTER_WEIGHTS, AdapterMatrix, HfError, PeftPrompt};
 use crate::model::{Backbone, DecoderConfig};
 use burn::tensor::{Device, Tensor};
@@ -44,7 +43,7 @@ impl Prompt {
     pub(super) fn new(config: &PromptConfig, backbone: &Backbone, seed: u64) -> Self {
         let (model, n) = (backbone.config(), config.virtual_tokens);
         let embeddings = match &config.init {
-            PromptInit::Random => normal(seed, EMBEDDINGS, [n, embedding_width(model)], backbone.device()),
+            PromptInit::Random => normal(seed, EMBEDDINGS, [n, model.embedding.width], backbone.device()),
             PromptInit::Embeddings(tokens) => backbone.embedding_rows(&tokens.take(n, model.vocabulary, seed)),
         };
         Self::from_embeddings(model, embeddings)
@@ -52,7 +51,7 @@ impl Prompt {
 
     /// The block with these embeddings `[n, width of the word embeddings]`.
     pub fn from_embeddings(model: &DecoderConfig, embeddings: Tensor<2>) -> Self {
-        Self { embeddings, layers: model.layers, heads: model.heads }
+        Self { embeddings, layers: model.layers.len(), heads: model.heads }
     }
 
     /// The block `stored`, which was read from the folder `dir`, for `model`.
@@ -63,7 +62,7 @@ impl Prompt {
         device: &Device,
     ) -> Result<Self, HfError> {
         let AdapterMatrix { shape, values } = stored.embeddings;
-        let width = embedding_width(model);
+        let width = model.embedding.width;
         if shape[1] != width {
             return Err(HfError::Unexpected {
                 path: dir.join(ADAPTER_WEIGHTS),

@@ -2,9 +2,9 @@
 
 use super::error::AdapterError;
 use super::lora::LoraConfig;
-use super::structure::{LinearModule, last_parts, linear_modules, query_and_value_weights};
 use crate::hf::{BadPattern, ModuleNames, Patterns, is_meant};
 use crate::model::DecoderConfig;
+use crate::model::config::{LinearModule, Qkv, module_of};
 
 /// The targets that are all linear layers inside the blocks, in any case of letters.
 const ALL_LINEAR: &str = "all-linear";
@@ -25,15 +25,15 @@ pub(super) struct Target {
 ///
 /// If a name, a block or a pattern is not there, or cannot be used, or nothing is chosen.
 pub(super) fn resolve(config: &LoraConfig, model: &DecoderConfig) -> Result<Vec<Target>, AdapterError> {
-    let linear = linear_modules(model);
+    let linear = model.linears();
     let names: Vec<&str> = linear.iter().map(|module| module.name.as_str()).collect();
     let wanted = wanted(config, model, &linear, &names)?;
     let excluded = match &config.exclude {
         Some(exclude) => exclude.mean(&names).map_err(pattern("exclude"))?,
         None => vec![false; names.len()],
     };
-    if let Some(&layer) = config.layers.iter().flatten().find(|&&layer| layer >= model.layers) {
-        return Err(AdapterError::UnknownLayer { layer, last: model.layers - 1 });
+    if let Some(&layer) = config.layers.iter().flatten().find(|&&layer| layer >= model.layers.len()) {
+        return Err(AdapterError::UnknownLayer { layer, last: model.layers.len() - 1 });
     }
     let is_in = |layer| config.layers.as_ref().is_none_or(|layers| layers.contains(&layer));
     let known = last_parts(&linear);
@@ -85,11 +85,8 @@ fn wanted(
 ) -> Result<Vec<bool>, AdapterError> {
     match &config.targets {
         None => {
-            let default = query_and_value_weights(model);
-            let is_default = |name: &&str| {
-                default.iter().any(|weight| weight.strip_suffix(".weight").is_some_and(|module| module == *name))
-            };
-            Ok(names.iter().map(is_default).collect())
+            let default = query_and_value_modules(model);
+            Ok(names.iter().map(|name| default.contains(name)).collect())
         }
         Some(ModuleNames::Pattern(text)) if text.eq_ignore_ascii_case(ALL_LINEAR) => Ok(vec![true; names.len()]),
         Some(targets @ ModuleNames::Pattern(text)) => {
@@ -98,7 +95,7 @@ fn wanted(
                 Some(first) if !wanted.contains(&true) => Err(AdapterError::UnmatchedTarget {
                     pattern: text.clone(),
                     example: first.name.clone(),
-                    last: first.last_part().to_owned(),
+                    last: last_part(first).to_owned(),
                 }),
                 _ => Ok(wanted),
             }
@@ -111,6 +108,32 @@ fn wanted(
             targets.mean(names).map_err(pattern("targets"))
         }
     }
+}
+
+/// The modules that compute queries and values, of every block: PEFT's default targets. Where one computes both, it is
+/// that.
+fn query_and_value_modules(model: &DecoderConfig) -> Vec<&str> {
+    let linears = model.layers.iter().flat_map(|layer| match &layer.attention.qkv {
+        Qkv::Separate { q, v, .. } => vec![q, v],
+        Qkv::Fused(qkv) => vec![qkv],
+    });
+    linears.map(|linear| module_of(&linear.weight)).collect()
+}
+
+/// The last part of a module's path.
+fn last_part(module: &LinearModule) -> &str {
+    module.name.rsplit('.').next().unwrap_or(&module.name)
+}
+
+/// The last parts of the modules' paths, each once.
+fn last_parts<'a>(modules: impl IntoIterator<Item = &'a LinearModule>) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for part in modules.into_iter().map(last_part) {
+        if !parts.iter().any(|known| known == part) {
+            parts.push(part.to_owned());
+        }
+    }
+    parts
 }
 
 /// Checks that every pattern decides something for one of `modules`.

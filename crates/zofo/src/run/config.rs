@@ -28,6 +28,7 @@ pub use sections::{
     ModelConfig, Optimizer, OuterConfig, PeftConfig, PeftKind, RunConfig, ShadowInit,
 };
 
+use crate::hf::hub::is_hub_id;
 use crate::task::Task;
 use keys::{Effect, KEYS, Key};
 use reader::Reader;
@@ -86,10 +87,12 @@ impl Config {
     }
 
     /// The same configuration with paths of inputs that do not depend on the working folder. A path that has no such
-    /// form in UTF-8, which is all that TOML can hold, stays as it is.
+    /// form in UTF-8, which is all that TOML can hold, stays as it is, and so does a hub id.
     #[must_use]
     pub fn with_absolute_paths(mut self) -> Self {
-        self.model.path = paths::absolute(&self.model.path);
+        if !is_hub_id(&self.model.path) {
+            self.model.path = paths::absolute(&self.model.path);
+        }
         self.data.dir = paths::absolute(&self.data.dir);
         let is_builtin = Task::builtin_names().any(|name| name == self.data.task);
         if !is_builtin && Path::new(&self.data.task).is_file() {

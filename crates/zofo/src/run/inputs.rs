@@ -3,7 +3,9 @@
 use super::blocks;
 use super::config::Config;
 use super::error::RunError;
+use super::progress::Observer;
 use crate::hf::ModelFiles;
+use crate::hf::hub::{Hub, locate_model};
 use crate::model::Batch;
 use crate::peft::AdapterConfig;
 use crate::task::{
@@ -11,6 +13,26 @@ use crate::task::{
 };
 use crate::train::bilevel::Batches;
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Finds the model of a run, from the hub if need be. A model of the hub is then named in `config` by the commit that it
+/// is, so that the run goes on with the same weights wherever its branch moves.
+///
+/// # Errors
+///
+/// As [`locate_model`]; `interrupted` ends a download.
+pub fn locate(config: &mut Config, observer: &mut dyn Observer, interrupted: &AtomicBool) -> Result<PathBuf, RunError> {
+    let location = locate_model(&config.model.path, &Hub::from_env(), &mut |progress| {
+        observer.downloading(progress);
+        if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if let Some(id) = location.id {
+        config.model.path = PathBuf::from(id.to_string());
+    }
+    Ok(location.path)
+}
 
 /// What a configuration names, opened, checked and encoded.
 pub struct Inputs {
@@ -31,13 +53,13 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Opens and encodes everything that `config` names.
+    /// Opens and encodes everything that `config` names; `model` is where its model is.
     ///
     /// # Errors
     ///
     /// Anything missing, unreadable or inconsistent, with file and line where there is one.
-    pub fn open(config: &Config) -> Result<Self, RunError> {
-        let files = ModelFiles::open(&config.model.path)?;
+    pub fn open(config: &Config, model: &Path) -> Result<Self, RunError> {
+        let files = ModelFiles::open(model)?;
         let tokenizer = files.tokenizer()?;
         let block = blocks::configured(&config.peft, &tokenizer)?;
         block.check(files.config())?;

@@ -3,6 +3,7 @@
 use super::config::{Compute, Config};
 use super::inputs::Inputs;
 use crate::hf::WeightDtype;
+use crate::model::config::Layer;
 use crate::model::{Backbone, Batch, DecoderConfig};
 use crate::peft::Adapter;
 use crate::train::loss::{loss, loss_gradients};
@@ -177,16 +178,17 @@ fn peak_memory(
 }
 
 /// Bytes that back-propagation keeps per token: in every block both norms' inputs and the first one's output, q, k and v
-/// before and after rotation, the attention's output, gate and up.
+/// before and after rotation, the attention's output, and what goes into the activation.
 fn saved_per_token(model: &DecoderConfig) -> f64 {
-    let (q, kv) = (model.heads * model.head_dim, model.kv_heads * model.head_dim);
-    let per_block = 3 * model.hidden + 3 * q + 3 * kv + 2 * model.intermediate;
-    (4 * model.layers * per_block) as f64 + transient_per_token(model)
+    let (q, kv) = (model.heads * model.head_dim, model.kv_width());
+    let of_block = |layer: &Layer| 3 * model.hidden + 3 * q + 3 * kv + layer.mlp.up.width();
+    4.0 * model.layers.iter().map(of_block).sum::<usize>() as f64 + transient_per_token(model)
 }
 
 /// Bytes that one block needs per token while it runs.
 fn transient_per_token(model: &DecoderConfig) -> f64 {
-    (4 * (4 * model.hidden + 4 * model.intermediate)) as f64
+    let of_block = |layer: &Layer| 4 * model.hidden + 2 * layer.mlp.up.width();
+    4.0 * model.layers.iter().map(of_block).max().unwrap_or_default() as f64
 }
 
 /// A number of bytes for people.

@@ -9,7 +9,7 @@ use super::config::{Config, Keep, LrSchedule};
 use super::error::{Place, RunError};
 use super::finish::{self, Kept};
 use super::folder::RunFolder;
-use super::inputs::{Cursors, Inputs, RunBatches};
+use super::inputs::{Cursors, Inputs, RunBatches, locate};
 use super::metrics::Metrics;
 use super::plan::{Plan, Speed};
 use super::progress::{Observer, StepRecord};
@@ -66,21 +66,24 @@ pub enum Outcome {
 pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool) -> Result<Outcome, RunError> {
     let (folder, config, inputs) = match start {
         Start::New(config) => {
-            let config = config.with_absolute_paths();
+            let mut config = config.with_absolute_paths();
             // Everything that can be wrong with the inputs is found before the folder is made.
-            let inputs = Inputs::open(&config)?;
+            let model = locate(&mut config, observer, interrupted)?;
+            let inputs = Inputs::open(&config, &model)?;
             check(&config)?;
             RunBatches::new(&inputs, &config)?;
             (RunFolder::create(&config)?, config, inputs)
         }
         Start::Resume { folder: path, overlays } => {
-            let (folder, config) = RunFolder::open(path, overlays)?;
+            let (mut folder, mut config) = RunFolder::open(path, overlays)?;
             if checkpoint_stage(&folder)? == Some(Stage::Finished) {
                 // A kill may have come between the end and this.
                 snapshot::remove_others(&folder, None)?;
                 return Ok(Outcome::AlreadyFinished);
             }
-            let inputs = Inputs::open(&config)?;
+            let model = locate(&mut config, observer, interrupted)?;
+            folder.set_model(&config.model.path);
+            let inputs = Inputs::open(&config, &model)?;
             check(&config)?;
             (folder, config, inputs)
         }
@@ -126,13 +129,16 @@ fn salvage(session: Session, error: RunError, observer: &mut dyn Observer, inter
     }
 }
 
-/// The plan of a run that is not started.
+/// The plan of a run that is not started. A model of the hub is downloaded for it; `observer` is told.
 ///
 /// # Errors
 ///
 /// Those of [`train`] that can be found without training.
-pub fn plan(config: &Config) -> Result<Plan, RunError> {
-    let inputs = Inputs::open(config)?;
+pub fn plan(config: &Config, observer: &mut dyn Observer) -> Result<Plan, RunError> {
+    let mut config = config.clone();
+    let model = locate(&mut config, observer, &AtomicBool::new(false))?;
+    let config = &config;
+    let inputs = Inputs::open(config, &model)?;
     check(config)?;
     let mut batches = RunBatches::new(&inputs, config)?;
     let backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;

@@ -93,7 +93,7 @@ def stored_order(rows: int, heads: int) -> list[int]:
 
 def write_gguf_llama(directory: Path, family: Family) -> None:
     source = generator(family.seed)
-    config = family.llama_config()
+    config = family.model_config()
     model = LlamaForCausalLM(config).eval()
     random_weights(model, source)
     path = directory / "tied-llama.gguf"

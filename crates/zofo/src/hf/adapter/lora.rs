@@ -59,7 +59,7 @@ pub struct LoraPair {
 impl PeftLora {
     /// The modules are those that have tensors. `target_modules` is as in the folder if that is a list that nothing
     /// narrows, and otherwise (a pattern, a choice of layers) the paths of these modules.
-    pub(super) fn from_files(keys: Keys<'_>, file: &SafetensorsFile) -> Result<Self, HfError> {
+    pub(super) fn from_files(keys: &Keys<'_>, file: &SafetensorsFile) -> Result<Self, HfError> {
         let keys = LoraKeys::read(keys)?;
         let tensors = read_pairs(file)?;
         let all = || tensors.iter().map(|pair| pair.module.clone()).collect();

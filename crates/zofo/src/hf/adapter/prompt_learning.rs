@@ -45,7 +45,7 @@ pub struct PeftPrompt {
 }
 
 impl PeftPrefix {
-    pub(super) fn from_files(keys: Keys<'_>, file: &SafetensorsFile) -> Result<Self, HfError> {
+    pub(super) fn from_files(keys: &Keys<'_>, file: &SafetensorsFile) -> Result<Self, HfError> {
         // Whether there was a projection changes nothing: see the type. The value has to be one all the same.
         keys.boolean("prefix_projection")?;
         let sizes = Sizes::read(keys)?;
@@ -77,7 +77,7 @@ impl PeftPrefix {
 }
 
 impl PeftPrompt {
-    pub(super) fn from_files(keys: Keys<'_>, file: &SafetensorsFile) -> Result<Self, HfError> {
+    pub(super) fn from_files(keys: &Keys<'_>, file: &SafetensorsFile) -> Result<Self, HfError> {
         let sizes = Sizes::read(keys)?;
         let expected = format!("by the num_virtual_tokens and token_dim of {CONFIG}");
         Ok(Self {
@@ -116,7 +116,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn read(keys: Keys<'_>) -> Result<Self, HfError> {
+    fn read(keys: &Keys<'_>) -> Result<Self, HfError> {
         // 2 for encoder-decoders.
         if keys.size("num_transformer_submodules")?.is_some_and(|count| count != 1) {
             return Err(keys.unsupported("num_transformer_submodules", "1"));

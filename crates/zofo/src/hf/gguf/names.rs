@@ -27,6 +27,11 @@ pub struct HfTensor {
 }
 
 impl HfTensor {
+    /// Whether the file has the rows in another order than Hugging Face.
+    pub fn is_reordered(&self) -> bool {
+        self.permuted_head_dim.is_some()
+    }
+
     /// The row of the file's tensor that is row `row` of this one.
     ///
     /// Rotary positions turn pairs of values. Hugging Face pairs value i of a head with value i + head_dim/2; the file

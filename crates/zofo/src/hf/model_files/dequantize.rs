@@ -1,9 +1,6 @@
 //! Weights of a GGUF file as tensor storage.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs::File,
-};
+use std::{collections::BTreeMap, fs::File};
 
 use burn_std::Bytes;
 use half::bf16;
@@ -16,7 +13,6 @@ use super::super::{
     error::HfError,
     gguf::{GgufError, GgufFile, HfTensor, TensorInfo},
 };
-use crate::model::DecoderConfig;
 
 /// The weights of a GGUF file under their Hugging Face names.
 #[derive(Debug)]
@@ -25,20 +21,11 @@ pub(super) struct GgufWeights {
     /// The same file, for mappings that can be written to.
     opened: File,
     tensors: BTreeMap<String, HfTensor>,
-    /// The weights whose rows the file has in another order: those of queries and keys.
-    reordered: HashSet<String>,
 }
 
 impl GgufWeights {
-    pub(super) fn new(
-        file: GgufFile,
-        opened: File,
-        tensors: BTreeMap<String, HfTensor>,
-        config: &DecoderConfig,
-    ) -> Self {
-        let layers = config.names.layers.iter();
-        let reordered = layers.flat_map(|layer| [layer.q.clone(), layer.k.clone()]).collect();
-        Self { file, opened, tensors, reordered }
+    pub(super) fn new(file: GgufFile, opened: File, tensors: BTreeMap<String, HfTensor>) -> Self {
+        Self { file, opened, tensors }
     }
 
     pub(super) fn file(&self) -> &GgufFile {
@@ -57,7 +44,7 @@ impl GgufWeights {
         let place = stored.byte_range();
         let usable = StoredDtype::from(stored.kind()).is_stored_as(dtype)
             && place.start.is_multiple_of(dtype.size())
-            && !self.reordered.contains(name);
+            && !tensor.is_reordered();
         if usable {
             let mapped = map_private(&self.opened, place.start as u64, place.len());
             return Some(mapped.map_err(|cause| failed_to("map", self.file.path())(cause).into()));

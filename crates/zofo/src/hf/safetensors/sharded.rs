@@ -94,7 +94,7 @@ impl ShardedWeights {
     }
 
     /// The names of all tensors.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.file_of.keys().map(String::as_str)
     }
 

@@ -123,7 +123,7 @@ fn what_is_written_is_read_with_the_same_effect() {
             assert_eq!((name, values(written)), (name_again, values(read)));
         }
         let x = Tensor::ones([2, 8], &Device::flex());
-        for module in linear_modules(&model()).iter().filter(|module| module.inputs == 8) {
+        for module in model().linears().iter().filter(|module| module.inputs == 8) {
             let weight = format!("{}.weight", module.name);
             let [before, after] = [&block, &again].map(|block| block.delta(&weight, x.clone()).map(values));
             assert_eq!(before, after, "{weight}");
@@ -158,7 +158,7 @@ fn weights_that_are_stored_by_input() {
     let merged = block.merged(weight, w.clone());
     let mut targets = (*block.targets).clone();
     for target in &mut targets {
-        target.module.input_major = true;
+        target.module.order = WeightOrder::InputMajor;
     }
     block.targets = Arc::new(targets);
     assert_eq!(values(block.merged(weight, w.transpose())), values(merged.transpose()));

@@ -151,7 +151,8 @@ fn blocks_of_other_models() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("adapter");
     prompt(PromptInit::Random, 1).write(Path::new("base"), &dir).unwrap();
-    let wider = DecoderConfig { hidden: 12, ..model() };
+    let mut wider = model();
+    wider.embedding.width = 12;
     let text = Adapter::read(&dir, &wider, &Device::flex()).err().unwrap().to_string();
     assert!(text.contains("embeddings of width 12, found one of width 8"), "{text}");
 }

@@ -145,7 +145,8 @@ impl Choice for TemplateName {
 /// `[model]`: the backbone θ.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
-    /// A Hugging Face model folder, or a `.gguf` file. Required. `~` expands.
+    /// A Hugging Face model folder or a `.gguf` file, or, if there is no such path, a model of the hub: a
+    /// [`HubId`](crate::hf::hub::HubId). Required. `~` expands.
     pub path: PathBuf,
     /// Storage of the weights. Default: f32.
     pub dtype: WeightDtype,
@@ -161,7 +162,7 @@ impl ModelConfig {
             path: reader.require(
                 "model.path",
                 reader.path("model.path")?,
-                "give a Hugging Face model folder or a .gguf file",
+                "give a Hugging Face model folder, a .gguf file, or a model of the hub as org/name",
             )?,
             dtype: reader.choice("model.dtype")?.unwrap_or(WeightDtype::F32),
             compute: reader.choice_or("model.compute", unsupported)?.unwrap_or(Compute::F32),

@@ -49,7 +49,7 @@ pub(super) struct LoraKeys {
 }
 
 impl LoraKeys {
-    pub(super) fn read(keys: Keys<'_>) -> Result<Self, HfError> {
+    pub(super) fn read(keys: &Keys<'_>) -> Result<Self, HfError> {
         if keys.string("bias")?.is_some_and(|bias| bias != "none") {
             return Err(keys.unsupported("bias", "\"none\""));
         }
@@ -88,7 +88,7 @@ impl LoraKeys {
 
 /// The patterns under `key`, whose values `read` reads.
 fn patterns<'a, T>(
-    keys: Keys<'a>,
+    keys: &Keys<'a>,
     key: &'a str,
     read: impl Fn(&Keys<'a>, &str) -> Result<Option<T>, HfError>,
 ) -> Result<Patterns<T>, HfError> {

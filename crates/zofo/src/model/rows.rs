@@ -1,0 +1,179 @@
+//! Who sits where in one pass: the rows of the activations, the rows of the keys, and who attends to whom.
+
+use super::batch::Batch;
+use super::config::{Attention, DecoderConfig};
+use super::rope::{Frequencies, Rope};
+use crate::peft::Adapter;
+use burn::tensor::Tensor;
+use std::collections::HashMap;
+use std::ops::Range;
+use zofo_kernels::{AttentionLayout, RotaryAngles, Segment};
+
+/// Rows of one pass that share an adapter.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    /// The rows.
+    pub batch: &'a Batch,
+    /// The adapter that they see, if any.
+    pub adapter: Option<&'a Adapter>,
+}
+
+/// The rows of all parts, one part behind the other, for one sign of a perturbation.
+///
+/// A part whose adapter has a prompt begins with the rows of its virtual tokens, computed once for all sequences of the
+/// part: they see nobody else, so they are the same for each. A prefix has no rows, only keys and values.
+#[derive(Default)]
+pub(super) struct Rows<'a> {
+    pub(super) spans: Vec<Span<'a>>,
+    /// Position of every row in its sequence.
+    pub(super) positions: Vec<u32>,
+    /// For every segment, the length of the sequence that its rows belong to; of the longest where several share them.
+    lengths: Vec<usize>,
+    segments: Vec<Segment>,
+    /// Positions of the rows of the key/value tensors: cached ones first, then by part its prefix and its rows.
+    key_positions: Vec<u32>,
+}
+
+/// The rows of one part.
+pub(super) struct Span<'a> {
+    /// The part's tokens.
+    pub(super) batch: &'a Batch,
+    pub(super) adapter: Option<&'a Adapter>,
+    /// All rows of the part.
+    pub(super) rows: Range<usize>,
+    /// How many of them, at the start, are a prompt's virtual tokens.
+    pub(super) prompt: usize,
+    /// How many keys of a prefix stand before those of the rows.
+    pub(super) prefix: usize,
+}
+
+impl Span<'_> {
+    /// The rows of the part's tokens.
+    pub(super) fn tokens(&self) -> Range<usize> {
+        self.rows.start + self.prompt..self.rows.end
+    }
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of `parts`, which follow `past` cached tokens.
+    pub(super) fn new(parts: &[Part<'a>], past: usize) -> Self {
+        let mut rows = Self { key_positions: (0..past as u32).collect(), ..Self::default() };
+        for part in parts {
+            rows.push(part, past);
+        }
+        rows.lengths = sequence_lengths(&rows.segments, &rows.positions, &rows.key_positions);
+        rows
+    }
+
+    fn push(&mut self, part: &Part<'a>, past: usize) {
+        // What a cache holds begins with the virtual tokens.
+        let adapter = part.adapter.filter(|_| past == 0);
+        let prompt = adapter.and_then(Adapter::prompt).map_or(0, |prompt| prompt.dims()[0]);
+        let prefix = adapter.map_or(0, Adapter::virtual_tokens) - prompt;
+        let n = prompt + prefix;
+
+        let (first_row, first_key) = (self.positions.len(), self.key_positions.len());
+        let context = first_key..first_key + n;
+        if prompt > 0 {
+            let own = context.start + prefix..context.end;
+            self.segments.push(Segment { queries: first_row..first_row + prompt, keys: vec![own] });
+        }
+        let shift = |range: &Range<usize>, by: usize| range.start + by..range.end + by;
+        let contexts = [0..past, context.clone()].into_iter().filter(|range| !range.is_empty());
+        let contexts: Vec<_> = contexts.collect();
+        self.segments.extend(part.batch.segments.iter().map(|segment| Segment {
+            queries: shift(&segment.queries, first_row + prompt),
+            keys: contexts.iter().cloned().chain(segment.keys.iter().map(|keys| shift(keys, context.end))).collect(),
+        }));
+
+        let tokens = part.batch.positions.iter().map(|position| position + n as u32);
+        self.key_positions.extend((0..n as u32).chain(tokens.clone()));
+        self.positions.extend((0..prompt as u32).chain(tokens));
+        let rows = first_row..self.positions.len();
+        self.spans.push(Span { batch: part.batch, adapter: part.adapter, rows, prompt, prefix });
+    }
+
+    /// Number of rows.
+    pub(super) fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// The rows from which labels are predicted, in the order of the parts.
+    pub(super) fn labelled(&self) -> Vec<usize> {
+        let of_span = |span: &Span| {
+            let first = span.tokens().start;
+            span.batch.labels.iter().map(move |label| first + label.row).collect::<Vec<_>>()
+        };
+        self.spans.iter().flat_map(of_span).collect()
+    }
+
+    /// The layout of a block's attention.
+    pub(super) fn attention(&self, config: &DecoderConfig, attention: &Attention) -> AttentionLayout {
+        AttentionLayout {
+            segments: self.segments.clone(),
+            query_positions: self.positions.clone(),
+            key_positions: self.key_positions.clone(),
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            sliding_window: attention.sliding_window,
+            scale: attention.scale,
+            softcap: attention.softcap,
+        }
+    }
+
+    /// The rotation of every row's heads.
+    pub(super) fn angles(&self, rope: &Rope, head_dim: usize) -> RotaryAngles {
+        let half = rope.dim / 2;
+        let mut by_length: HashMap<usize, Frequencies> = HashMap::new();
+        let (mut cos, mut sin) = (vec![0.0f32; self.len() * half], vec![0.0f32; self.len() * half]);
+        for (segment, &length) in self.segments.iter().zip(&self.lengths) {
+            let frequencies = by_length.entry(length).or_insert_with(|| rope.frequencies(length));
+            for row in segment.queries.clone() {
+                let position = self.positions[row] as f32;
+                for (pair, frequency) in frequencies.per_pair.iter().enumerate() {
+                    let angle = position * frequency;
+                    cos[row * half + pair] = angle.cos() * frequencies.attention_factor;
+                    sin[row * half + pair] = angle.sin() * frequencies.attention_factor;
+                }
+            }
+        }
+        RotaryAngles { cos: cos.into(), sin: sin.into(), half, head_dim }
+    }
+
+    /// Keys (or values) of all rows and `signs` signs with what prefixes put before them: `of_prefix` gives a prefix's.
+    pub(super) fn with_prefixes(
+        &self,
+        x: Tensor<2>,
+        signs: usize,
+        of_prefix: impl Fn(&Adapter) -> Option<Tensor<2>>,
+    ) -> Tensor<2> {
+        if self.spans.iter().all(|span| span.prefix == 0) {
+            return x;
+        }
+        let mut pieces = Vec::with_capacity(signs * self.spans.len() * 2);
+        for sign in 0..signs {
+            for span in &self.spans {
+                pieces.extend(span.adapter.filter(|_| span.prefix > 0).and_then(&of_prefix));
+                let rows = span.rows.start + sign * self.len()..span.rows.end + sign * self.len();
+                pieces.push(x.clone().slice([rows]));
+            }
+        }
+        Tensor::cat(pieces, 0)
+    }
+}
+
+/// The length of every segment's sequence: one more than the last position of the segment, or of a segment that sees it.
+fn sequence_lengths(segments: &[Segment], positions: &[u32], key_positions: &[u32]) -> Vec<usize> {
+    let own = |segment: &Segment| positions[segment.queries.clone()].last().map_or(0, |&last| last as usize + 1);
+    // Keys are in the order of rows, so the range of a segment's own keys identifies it to those that see it.
+    let mut of_key = vec![0usize; key_positions.len()];
+    for segment in segments {
+        let length = own(segment);
+        for key in segment.keys.iter().cloned().flatten() {
+            of_key[key] = of_key[key].max(length);
+        }
+    }
+    let own_keys = |segment: &Segment| segment.keys.last().and_then(|keys| keys.clone().next_back());
+    segments.iter().map(|segment| own_keys(segment).map_or(own(segment), |key| of_key[key])).collect()
+}
