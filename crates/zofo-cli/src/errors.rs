@@ -121,7 +121,7 @@ fn exit_code(error: &Error) -> u8 {
         Error::Run(error) => match error {
             RunError::Config(ConfigError::Write { .. }) => OTHER,
             RunError::Config(_)
-            | RunError::Target(_)
+            | RunError::Adapter(_)
             | RunError::Conflict(_)
             | RunError::OutputExists { .. }
             | RunError::NotARun { .. } => USAGE,

@@ -107,18 +107,19 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let messenger = Messenger::new();
     let files = model::open(&arguments.model, &messenger)?;
     let tokenizer = files.tokenizer()?;
-    // All data is read before the first task takes its time.
-    let mut tasks = Vec::new();
-    for name in &arguments.task {
-        let task = Task::load(name)?;
-        let encoded = encode(&task, &tokenizer, files.config().limits(), arguments)?;
-        tasks.push((task, encoded));
-    }
     let device = Device::flex();
     let adapter = match &arguments.adapter {
         Some(folder) => Some(Adapter::read(folder, files.config(), &device)?),
         None => None,
     };
+    let limits = files.config().limits().after(adapter.as_ref().map_or(0, Adapter::virtual_tokens));
+    // All data is read before the first task takes its time.
+    let mut tasks = Vec::new();
+    for name in &arguments.task {
+        let task = Task::load(name)?;
+        let encoded = encode(&task, &tokenizer, limits, arguments)?;
+        tasks.push((task, encoded));
+    }
     let backbone = Backbone::load(&files, arguments.dtype.into(), &device)?;
 
     let mut display = display(&messenger);

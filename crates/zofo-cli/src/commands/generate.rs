@@ -106,13 +106,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let tokenizer = files.tokenizer()?;
     let max_new_tokens = arguments.max_new_tokens.get();
     let prompt = encode(tokenizer.clone(), &text, files.config().vocabulary)?;
-    check_length(prompt.len(), max_new_tokens, files.config().max_positions)?;
-
     let device = Device::flex();
     let adapter = match &arguments.adapter {
         Some(folder) => Some(Adapter::read(folder, files.config(), &device)?),
         None => None,
     };
+    let limits = files.config().limits().after(adapter.as_ref().map_or(0, Adapter::virtual_tokens));
+    check_length(prompt.len(), max_new_tokens, limits.context)?;
+
     let backbone = Backbone::load(&files, arguments.dtype.into(), &device)?;
     let sampling = if arguments.temperature == 0.0 {
         Sampling::Greedy

@@ -98,6 +98,18 @@ impl<'a> Keys<'a> {
         })
     }
 
+    /// A share of things that may be none, and never is all.
+    pub(super) fn share(&self, key: &str) -> Result<Option<f64>, HfError> {
+        self.typed(key, "a number of at least 0 and below 1", |value| {
+            value.as_f64().filter(|share| (0.0..1.0).contains(share))
+        })
+    }
+
+    /// The names of the keys, in their order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a String> + use<'a> {
+        self.object.keys()
+    }
+
     /// A finite number, zero or above.
     pub(super) fn not_negative(&self, key: &str) -> Result<Option<f64>, HfError> {
         self.typed(key, "a number from 0", |value| value.as_f64().filter(|number| number.is_finite() && *number >= 0.0))

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | a model, from a directory or a GGUF file | [`ModelFiles`] |
 //! | `config.json` → [`DecoderConfig`](crate::model::DecoderConfig) | [`read_decoder_config`]; one short file per family |
-//! | LoRA adapters as PEFT keeps them | [`PeftLora`] |
+//! | adapters as PEFT keeps them | [`PeftAdapter`] |
 //! | GGUF | [`gguf`] |
 //! | models by their names on the hub | [`hub`] |
 //!
@@ -24,11 +24,13 @@ mod model_files;
 mod pytorch;
 mod safetensors;
 #[cfg(test)]
-mod test_model;
+pub(crate) mod test_model;
 mod weights;
 
-pub(crate) use adapter::is_target;
-pub use adapter::{LoraMatrix, LoraPair, PeftLora};
+pub use adapter::{
+    AdapterMatrix, BadPattern, LoraPair, ModuleNames, Patterns, PeftAdapter, PeftLora, PeftPrefix, PeftPrompt,
+};
+pub(crate) use adapter::{WEIGHTS as ADAPTER_WEIGHTS, is_meant};
 pub use atomic::FileError;
 pub use dtype::{StoredDtype, WeightDtype, hash_bytes};
 pub use error::HfError;

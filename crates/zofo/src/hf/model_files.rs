@@ -2,8 +2,8 @@
 
 mod backbone;
 mod dequantize;
-mod random;
 mod names;
+mod random;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -16,7 +16,7 @@ use burn_std::Bytes;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-use self::{dequantize::GgufWeights, names::StoredNames};
+use self::{dequantize::GgufWeights, names::StoredNames, random::RandomWeights};
 use super::{
     atomic::failed_to,
     dtype::{StoredDtype, WeightDtype},

@@ -15,7 +15,7 @@ use super::{error::HfError, family::family, json::Keys, pytorch::test_file::pyto
 use crate::model::DecoderConfig;
 
 /// The `config.json` of [`TestModel::new`].
-pub(super) fn llama_config() -> Value {
+pub(crate) fn llama_config() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"],
         "dtype": "float32",
@@ -63,29 +63,29 @@ pub(super) fn assert_refused(config: &Value, cases: &[(Value, &[&str])]) {
 
 /// A tensor as it will stand in a file.
 #[derive(Clone, Debug)]
-pub(super) struct TestTensor {
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct TestTensor {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl TestTensor {
-    pub(super) fn f32(shape: &[usize], values: &[f32]) -> Self {
+    pub(crate) fn f32(shape: &[usize], values: &[f32]) -> Self {
         Self { dtype: Dtype::F32, shape: shape.to_owned(), bytes: bytemuck::cast_slice(values).to_owned() }
     }
 
     /// Values that differ from each other and from those of tensors with another `first`.
-    pub(super) fn counting(shape: &[usize], first: f32) -> Self {
+    pub(crate) fn counting(shape: &[usize], first: f32) -> Self {
         let count = shape.iter().product::<usize>();
         let values: Vec<_> = (0..count).map(|index| first + index as f32 / 256.0).collect();
         Self::f32(shape, &values)
     }
 }
 
-pub(super) type TestTensors = BTreeMap<String, TestTensor>;
+pub(crate) type TestTensors = BTreeMap<String, TestTensor>;
 
 /// The bytes of a safetensors file.
-pub(super) fn safetensors_bytes(tensors: &TestTensors) -> Vec<u8> {
+pub(crate) fn safetensors_bytes(tensors: &TestTensors) -> Vec<u8> {
     let views = tensors.iter().map(|(name, tensor)| {
         let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes).unwrap();
         (name, view)
@@ -95,16 +95,16 @@ pub(super) fn safetensors_bytes(tensors: &TestTensors) -> Vec<u8> {
 
 /// A model folder in the making.
 #[derive(Clone, Debug)]
-pub(super) struct TestModel {
-    pub(super) config: Value,
-    pub(super) tensors: TestTensors,
+pub(crate) struct TestModel {
+    pub(crate) config: Value,
+    pub(crate) tensors: TestTensors,
     /// Further files.
-    pub(super) files: BTreeMap<&'static str, String>,
+    pub(crate) files: BTreeMap<&'static str, String>,
 }
 
 impl TestModel {
     /// A right one, in F32, with 2 layers, hidden size 8, 2 query heads and 1 key-value head of 4, and a vocabulary of 6.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let parameters = [("model.embed_tokens", &[6, 8][..]), ("model.norm", &[8]), ("lm_head", &[6, 8])];
         let parts = [
             ("input_layernorm", &[8][..]),
@@ -137,7 +137,7 @@ impl TestModel {
     }
 
     /// Without a head of its own.
-    pub(super) fn tied() -> Self {
+    pub(crate) fn tied() -> Self {
         let mut model = Self::new();
         model.config["tie_word_embeddings"] = json!(true);
         model.tensors.remove("lm_head.weight");
@@ -145,22 +145,22 @@ impl TestModel {
     }
 
     /// Writes the folder, with all weights in one file.
-    pub(super) fn write(&self) -> ModelFolder {
+    pub(crate) fn write(&self) -> ModelFolder {
         self.write_one("model.safetensors", safetensors_bytes)
     }
 
     /// Writes the folder, with the weights in two files and an index.
-    pub(super) fn write_sharded(&self) -> ModelFolder {
+    pub(crate) fn write_sharded(&self) -> ModelFolder {
         self.write_two(["one.safetensors", "two.safetensors"], "model.safetensors.index.json", safetensors_bytes)
     }
 
     /// As [`write`](Self::write), in PyTorch's format.
-    pub(super) fn write_pytorch(&self) -> ModelFolder {
+    pub(crate) fn write_pytorch(&self) -> ModelFolder {
         self.write_one("pytorch_model.bin", pytorch_bytes)
     }
 
     /// As [`write_sharded`](Self::write_sharded), in PyTorch's format.
-    pub(super) fn write_pytorch_sharded(&self) -> ModelFolder {
+    pub(crate) fn write_pytorch_sharded(&self) -> ModelFolder {
         self.write_two(["one.bin", "two.bin"], "pytorch_model.bin.index.json", pytorch_bytes)
     }
 
@@ -197,7 +197,7 @@ impl TestModel {
 }
 
 /// Writes the GGUF file of a model with the sizes of [`TestModel::new`] and these weights, without a tokenizer.
-pub(super) fn write_gguf(path: &Path, weights: &TestTensors) {
+pub(crate) fn write_gguf(path: &Path, weights: &TestTensors) {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let mut header = vec![text("general.architecture"), 8_u32.to_le_bytes().to_vec(), text("llama")];
     let numbers = [
@@ -262,22 +262,22 @@ fn gguf_name(name: &str) -> String {
 
 /// A folder that is removed when dropped.
 #[derive(Debug)]
-pub(super) struct ModelFolder(pub(super) TempDir);
+pub(crate) struct ModelFolder(pub(crate) TempDir);
 
 impl ModelFolder {
-    pub(super) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.0.path()
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root().join(name)
     }
 
-    pub(super) fn write_json(&self, name: &str, value: &Value) {
+    pub(crate) fn write_json(&self, name: &str, value: &Value) {
         fs::write(self.path(name), value.to_string()).unwrap();
     }
 
-    pub(super) fn read_json(&self, name: &str) -> Value {
+    pub(crate) fn read_json(&self, name: &str) -> Value {
         serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
     }
 }
@@ -297,7 +297,7 @@ fn tokenizer_json() -> String {
 
 /// The message of the error that `result` must be, with its causes.
 #[track_caller]
-pub(super) fn message<T, E: Error>(result: Result<T, E>) -> String {
+pub(crate) fn message<T, E: Error>(result: Result<T, E>) -> String {
     let Err(error) = result else {
         panic!("expected an error");
     };
@@ -312,7 +312,7 @@ pub(super) fn message<T, E: Error>(result: Result<T, E>) -> String {
 
 /// Checks that `text` has all of `parts`.
 #[track_caller]
-pub(super) fn assert_says(text: &str, parts: &[&str]) {
+pub(crate) fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "\"{part}\" is not in: {text}");
     }

@@ -1,11 +1,13 @@
 //! Model, task and data of a run, ready to be trained on.
 
+use super::blocks;
 use super::config::Config;
 use super::error::RunError;
 use super::progress::Observer;
 use crate::hf::ModelFiles;
 use crate::hf::hub::{Hub, locate_model};
 use crate::model::Batch;
+use crate::peft::AdapterConfig;
 use crate::task::{
     BatchSampler, Cursor, DataSplit, Dataset, EncodedExample, Encoder, Splits, Task, TruncationReport, evaluation_count,
 };
@@ -36,6 +38,8 @@ pub fn locate(config: &mut Config, observer: &mut dyn Observer, interrupted: &At
 pub struct Inputs {
     /// The model's files.
     pub files: ModelFiles,
+    /// What p and s are; the model has room for them.
+    pub block: AdapterConfig,
     /// D_p.
     pub inner: Vec<EncodedExample>,
     /// D_f.
@@ -57,6 +61,8 @@ impl Inputs {
     pub fn open(config: &Config, model: &Path) -> Result<Self, RunError> {
         let files = ModelFiles::open(model)?;
         let tokenizer = files.tokenizer()?;
+        let block = blocks::configured(&config.peft, &tokenizer)?;
+        block.check(files.config())?;
         let task = Task::load(&config.data.task)?;
         let train = Dataset::open(&config.data.dir, &task, DataSplit::Train)?;
         let held_out = Dataset::open(&config.data.dir, &task, DataSplit::Validation)?;
@@ -70,7 +76,8 @@ impl Inputs {
         )?;
         let count = evaluation_count(held_out.examples.len(), data.eval_examples);
 
-        let encoder = Encoder::new(&task, data.template, &tokenizer, files.config().limits())?;
+        let limits = files.config().limits().after(block.virtual_tokens());
+        let encoder = Encoder::new(&task, data.template, &tokenizer, limits)?;
         let pick = |rows: &[usize]| encoder.encode(rows.iter().map(|&row| &train.examples[row]));
         let parts = [
             pick(&splits.inner)?,
@@ -80,7 +87,7 @@ impl Inputs {
         ];
         let truncation = TruncationReport::sum(parts.iter().map(|part| &part.truncation));
         let [inner, outer, validation, evaluation] = parts.map(|part| part.examples);
-        Ok(Self { files, inner, outer, validation, evaluation, truncation })
+        Ok(Self { files, block, inner, outer, validation, evaluation, truncation })
     }
 }
 

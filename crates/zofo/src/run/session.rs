@@ -3,6 +3,7 @@
 mod evaluate;
 mod open;
 
+use super::blocks;
 use super::checkpoint::{self, Best, Blocks, Stage, State};
 use super::config::{Config, Keep, LrSchedule};
 use super::error::{Place, RunError};
@@ -23,7 +24,6 @@ use crate::zo::journal::{JournalWriter, Record};
 use crate::zo::optimizer::{BackboneOptimizer, Step};
 use crate::zo::update::UpdaterState;
 use burn::tensor::Device;
-use open::new_adapters;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -72,7 +72,6 @@ pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool
             let inputs = Inputs::open(&config, &model)?;
             check(&config)?;
             RunBatches::new(&inputs, &config)?;
-            new_adapters(&config, &inputs)?;
             (RunFolder::create(&config)?, config, inputs)
         }
         Start::Resume { folder: path, overlays } => {
@@ -143,7 +142,7 @@ pub fn plan(config: &Config, observer: &mut dyn Observer) -> Result<Plan, RunErr
     check(config)?;
     let mut batches = RunBatches::new(&inputs, config)?;
     let backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;
-    let (adapter, _) = new_adapters(config, &inputs)?;
+    let (adapter, _) = blocks::new(config, &inputs, &backbone)?;
     let speed = Speed::measure(&backbone, &adapter, &batches.inner());
     Ok(Plan::new(config, &inputs, backbone.len(), adapter.len(), speed))
 }
@@ -268,12 +267,18 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Where the masks of a step come from.
+    fn dropout_seed(&self, purpose: &str, step: u64) -> u64 {
+        SplitMix64::keyed(self.config.run.seed, purpose, step).next_u64()
+    }
+
     /// One inner step before the first outer one; after the last, s is copied to p.
     fn warm_step(&mut self, observer: &mut dyn Observer) -> Result<(), RunError> {
         let start = Instant::now();
         let before = self.restore_point();
         let batch = self.batches.inner();
-        let loss = match self.method.inner_step(&batch, self.config.inner.lr) {
+        let dropout = self.dropout_seed("dropout, warm start", self.warm_steps as u64);
+        let loss = match self.method.inner_step(&batch, self.config.inner.lr, dropout) {
             Ok(loss) => loss,
             Err(error) => return Err(self.diverged(Place::WarmStart(self.warm_steps + 1), before, error)),
         };
@@ -295,7 +300,8 @@ impl<'a> Session<'a> {
         let step = self.step + 1;
         let seed = SplitMix64::keyed(self.config.run.seed, "direction", step).next_u64();
         let before = self.restore_point();
-        let report = match self.method.step(BackboneDirection::Seeded(seed), &mut self.batches, rates) {
+        let dropout = self.dropout_seed("dropout", step);
+        let report = match self.method.step(BackboneDirection::Seeded(seed), &mut self.batches, rates, dropout) {
             Ok(report) => report,
             Err(error) => return Err(self.diverged(Place::Step(step), before, error)),
         };

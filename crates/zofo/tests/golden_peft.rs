@@ -1,4 +1,5 @@
-//! LoRA blocks against peft: logits, losses, gradients, optimizer trajectories and greedy generation.
+//! PEFT blocks of every kind against peft: logits, losses, gradients, optimizer trajectories, greedy generation and merged
+//! weights.
 
 mod golden_cases;
 
@@ -15,6 +16,8 @@ use zofo::run::config::Optimizer;
 use zofo::train::loss::{loss, loss_gradients};
 use zofo::zo::Perturbation;
 
+/// Weights with a block merged in: sums of a few products.
+const MERGED: Tolerance = Tolerance { absolute: 1e-6, relative: 1e-6 };
 /// Adapters after steps of SGD.
 const AFTER_SGD: Tolerance = Tolerance { absolute: 1e-5, relative: 0.0 };
 /// Adapters after steps of AdamW.
@@ -31,7 +34,7 @@ struct Block {
 }
 
 #[test]
-fn golden_lora_logits_and_losses() {
+fn golden_peft_logits_and_losses() {
     let mut report = Report::default();
     for Block { base, case, backbone, adapter } in blocks(&mut report) {
         let place = place(&base, &case);
@@ -65,7 +68,7 @@ fn golden_lora_logits_and_losses() {
 }
 
 #[test]
-fn golden_lora_gradients() {
+fn golden_peft_gradients() {
     let mut report = Report::default();
     for Block { base, case, backbone, adapter } in blocks(&mut report) {
         let place = place(&base, &case);
@@ -84,7 +87,7 @@ fn golden_lora_gradients() {
 }
 
 #[test]
-fn golden_lora_steps_of_sgd_and_adamw() {
+fn golden_peft_steps_of_sgd_and_adamw() {
     let mut report = Report::default();
     for block in blocks(&mut report) {
         let expected = block.case.expected();
@@ -99,7 +102,7 @@ fn golden_lora_steps_of_sgd_and_adamw() {
 }
 
 #[test]
-fn golden_lora_greedy_generation() {
+fn golden_peft_greedy_generation() {
     let mut report = Report::default();
     for Block { base, case, backbone, adapter } in blocks(&mut report) {
         let greedy = &case.expected()["greedy"];
@@ -111,6 +114,30 @@ fn golden_lora_greedy_generation() {
         };
         let new = generate(&backbone, Some(&adapter), &request, |_| true);
         report.greedy(place(&base, &case), &new, greedy);
+        report.ran();
+    }
+    report.finish();
+}
+
+#[test]
+fn golden_peft_merged_weights() {
+    let mut report = Report::default();
+    for Block { base, case, backbone, adapter } in blocks(&mut report) {
+        let (Adapter::Lora(lora), true) = (&adapter, case.has(&["merged_weights.safetensors"])) else { continue };
+        let expected = case.tensors("merged_weights.safetensors");
+        let names: Vec<&str> = backbone.parameters().iter().map(|weight| weight.name()).collect();
+        for name in expected.names() {
+            assert!(names.contains(&name), "{}: no weight {name}", place(&base, &case));
+        }
+        for weight in backbone.parameters() {
+            let merged = lora.merged(weight.name(), weight.value());
+            let at = format!("{}: {}", place(&base, &case), weight.name());
+            if expected.names().contains(&weight.name()) {
+                report.close("merged weights", at, &values(merged), expected.real(weight.name()), MERGED);
+            } else {
+                report.same_bits(at, &values(merged), &values(weight.value()));
+            }
+        }
         report.ran();
     }
     report.finish();

@@ -5,18 +5,19 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::super::test_model::{TestTensor, TestTensors, assert_says, llama_config, message, safetensors_bytes};
+use super::super::super::test_model::{TestTensor, TestTensors, assert_says, message, safetensors_bytes};
+use super::super::PeftAdapter;
 use super::*;
 
 const Q: &str = "model.layers.0.self_attn.q_proj";
 const V: &str = "model.layers.1.self_attn.v_proj";
 
-fn matrix(shape: [usize; 2], first: f32) -> LoraMatrix {
+fn matrix(shape: [usize; 2], first: f32) -> AdapterMatrix {
     let values = (0..shape[0] * shape[1]).map(|index| first + index as f32 / 16.0);
-    LoraMatrix { shape, values: values.collect() }
+    AdapterMatrix { shape, values: values.collect() }
 }
 
-/// An adapter of rank 2 for the model of [`llama_config`].
+/// An adapter of rank 2.
 fn lora() -> PeftLora {
     let pair = |module: &str, out, first| LoraPair {
         module: module.to_owned(),
@@ -27,17 +28,14 @@ fn lora() -> PeftLora {
         r: 2,
         lora_alpha: 6.0,
         use_rslora: false,
+        lora_dropout: 0.0,
+        fan_in_fan_out: false,
+        rank_pattern: Patterns::default(),
+        alpha_pattern: Patterns::default(),
         target_modules: vec!["q_proj".to_owned(), "v_proj".to_owned()],
         tensors: vec![pair(Q, 8, 1.0), pair(V, 4, -1.0)],
         base_model_name_or_path: Some("../model".to_owned()),
     }
-}
-
-fn model() -> DecoderConfig {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("config.json");
-    fs::write(&path, llama_config().to_string()).unwrap();
-    super::super::read_decoder_config(&path).unwrap()
 }
 
 fn written(lora: &PeftLora) -> (TempDir, PathBuf) {
@@ -45,6 +43,13 @@ fn written(lora: &PeftLora) -> (TempDir, PathBuf) {
     let dir = root.path().join("adapter");
     lora.write(&dir).unwrap();
     (root, dir)
+}
+
+fn read(dir: &Path) -> Result<PeftLora, HfError> {
+    match PeftAdapter::read(dir)? {
+        PeftAdapter::Lora(lora) => Ok(lora),
+        other => panic!("{other:?} is no LoRA"),
+    }
 }
 
 /// Reads an adapter after a change to its configuration.
@@ -56,7 +61,7 @@ fn with_config(changes: Value) -> Result<PeftLora, HfError> {
         config[key] = value.clone();
     }
     fs::write(&path, config.to_string()).unwrap();
-    PeftLora::read(&dir)
+    read(&dir)
 }
 
 /// Reads an adapter after a change to its tensors.
@@ -71,22 +76,25 @@ fn with_tensors(change: impl FnOnce(&mut TestTensors)) -> Result<PeftLora, HfErr
     }
     change(&mut tensors);
     fs::write(dir.join(WEIGHTS), safetensors_bytes(&tensors)).unwrap();
-    PeftLora::read(&dir)
+    read(&dir)
 }
 
 #[test]
 fn what_is_written_is_read() {
     let mut lora = lora();
     let (_root, dir) = written(&lora);
-    assert_eq!(PeftLora::read(&dir).unwrap(), lora);
-    assert_eq!(lora.scale(), 3.0);
+    assert_eq!(read(&dir).unwrap(), lora);
 
     lora.use_rslora = true;
     lora.lora_alpha = 4.5;
+    lora.lora_dropout = 0.25;
+    lora.fan_in_fan_out = true;
+    lora.rank_pattern = Patterns::new(vec![("v_proj".to_owned(), 3)]);
+    lora.alpha_pattern = Patterns::new(vec![("layers.1.*".to_owned(), 2.5), ("q_proj".to_owned(), 7.0)]);
+    lora.tensors[1] = LoraPair { module: V.to_owned(), a: matrix([3, 8], 0.5), b: matrix([4, 3], 0.25) };
     lora.base_model_name_or_path = None;
     lora.write(&dir).unwrap();
-    assert_eq!(PeftLora::read(&dir).unwrap(), lora);
-    assert_eq!(lora.scale(), 4.5 / 2_f64.sqrt());
+    assert_eq!(read(&dir).unwrap(), lora);
 }
 
 #[test]
@@ -152,14 +160,12 @@ fn targets_that_are_not_a_list() {
 #[test]
 fn kinds_of_adapters_that_are_not_supported() {
     for (key, value, supported) in [
-        ("peft_type", json!("PREFIX_TUNING"), "\"LORA\""),
-        ("peft_type", json!("PROMPT_TUNING"), "\"LORA\""),
+        ("peft_type", json!("IA3"), "\"LORA\", \"PREFIX_TUNING\", \"PROMPT_TUNING\""),
+        ("peft_type", json!("LOHA"), "\"LORA\", \"PREFIX_TUNING\", \"PROMPT_TUNING\""),
         ("task_type", json!("SEQ_CLS"), "\"CAUSAL_LM\""),
         ("bias", json!("all"), "\"none\""),
         ("use_dora", json!(true), "plain LoRA"),
         ("modules_to_save", json!(["lm_head"]), "plain LoRA"),
-        ("rank_pattern", json!({ "q_proj": 4 }), "plain LoRA"),
-        ("alpha_pattern", json!({ "q_proj": 4 }), "plain LoRA"),
         ("layer_replication", json!([[0, 1]]), "plain LoRA"),
         ("init_lora_weights", json!("pissa"), "gaussian"),
     ] {
@@ -178,6 +184,12 @@ fn configurations_that_are_wrong() {
         (json!({ "lora_alpha": -1 }), "\"lora_alpha\""),
         (json!({ "peft_type": null }), "\"peft_type\""),
         (json!({ "use_rslora": "yes" }), "\"use_rslora\""),
+        (json!({ "lora_dropout": 1.0 }), "\"lora_dropout\""),
+        (json!({ "fan_in_fan_out": 1 }), "\"fan_in_fan_out\""),
+        (json!({ "rank_pattern": ["q_proj"] }), "\"rank_pattern\""),
+        (json!({ "rank_pattern": { "q_proj": 0 } }), "\"rank_pattern.q_proj\""),
+        (json!({ "alpha_pattern": { "q_proj": null } }), "\"alpha_pattern.q_proj\""),
+        (json!({ "alpha_pattern": { "q_proj(": 4 } }), "`q_proj(`"),
         (json!({ "base_model_name_or_path": 7 }), "\"base_model_name_or_path\""),
     ] {
         assert_says(&message(with_config(changes)), &[CONFIG, key, "expected"]);
@@ -190,7 +202,7 @@ fn files_that_are_missing() {
         let (_root, dir) = written(&lora());
         fs::remove_file(dir.join(file)).unwrap();
         let missing = format!("{file} is missing");
-        assert_says(&message(PeftLora::read(&dir)), &[&missing, "save_pretrained"]);
+        assert_says(&message(read(&dir)), &[&missing, "save_pretrained"]);
     }
 }
 
@@ -225,44 +237,8 @@ fn tensors_that_are_wrong() {
     assert_says(&text, &[WEIGHTS, "lora_A", "none"]);
     let text = message(with_config(json!({ "r": 3 })));
     assert_says(&text, &[WEIGHTS, "expected [3, 8], by the r of adapter_config.json", "found [2, 8]"]);
-}
-
-#[test]
-fn an_adapter_for_another_model() {
-    let dir = Path::new("adapter");
-    let model = model();
-    lora().check_against(&model, dir).unwrap();
-
-    let check = |change: &dyn Fn(&mut PeftLora)| {
-        let mut lora = lora();
-        change(&mut lora);
-        message(lora.check_against(&model, dir))
-    };
-    for module in ["model.layers.2.self_attn.q_proj", "model.norm", "model.embed_tokens"] {
-        let text = check(&|lora| lora.tensors[1].module = module.to_owned());
-        assert_says(&text, &["adapter_model.safetensors", module, "a linear layer of the base model"]);
-    }
-    let text = check(&|lora| lora.tensors[0].a = matrix([2, 16], 0.0));
-    assert_says(&text, &[Q, "the [8, 8] of the base model", "for [8, 16]"]);
-    let text = check(&|lora| lora.tensors[1].b = matrix([8, 2], 0.0));
-    assert_says(&text, &[V, "the [4, 8] of the base model", "for [8, 8]"]);
-}
-
-#[test]
-fn a_pair_on_the_output_matrix_is_not_dropped_silently() {
-    let mut lora = lora();
-    lora.tensors[1] = LoraPair { module: "lm_head".to_owned(), a: matrix([2, 8], 0.0), b: matrix([6, 2], 0.0) };
-    let text = message(lora.check_against(&model(), Path::new("adapter")));
-    assert_says(&text, &["\"lm_head\" is LoRA on the output matrix, which is not supported", "inside the blocks"]);
-}
-
-#[test]
-fn targets_match_whole_parts_of_names() {
-    assert!(is_target("model.layers.0.self_attn.q_proj", "q_proj"));
-    assert!(is_target("model.layers.0.self_attn.q_proj", "self_attn.q_proj"));
-    assert!(is_target("q_proj", "q_proj"));
-    assert!(!is_target("model.layers.0.self_attn.xq_proj", "q_proj"));
-    assert!(!is_target("model.layers.0.self_attn.q_proj", "k_proj"));
+    let text = message(with_config(json!({ "rank_pattern": { "0.self_attn.q_proj": 3 } })));
+    assert_says(&text, &[Q, "expected [3, 8], by the rank_pattern of adapter_config.json", "found [2, 8]"]);
 }
 
 #[test]
@@ -289,5 +265,5 @@ fn other_files_are_not_replaced() {
     let mut other = lora();
     other.lora_alpha = 1.0;
     assert_says(&message(other.write(&dir)), &["cannot replace", "\"notes.txt\""]);
-    assert_eq!(PeftLora::read(&dir).unwrap(), lora());
+    assert_eq!(read(&dir).unwrap(), lora());
 }
