@@ -58,10 +58,7 @@ impl Attention<'_> {
     /// Fills `scores` with `products` q·k, scaled and soft-capped.
     fn finish_scores(&self, products: impl Iterator<Item = f32>, scores: &mut Vec<f32>) {
         scores.clear();
-        // One by one: an iterator over ranges has no known length, which `extend` would be slow without.
-        for product in products {
-            scores.push(product * self.layout.scale);
-        }
+        scores.extend(products.map(|product| product * self.layout.scale));
         if let Some(cap) = self.layout.softcap {
             simd::soft_cap(scores, cap);
         }
