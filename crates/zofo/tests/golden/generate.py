@@ -13,7 +13,8 @@ import torch
 from adapters import Lora, write_lora
 from bilevel import write_bilevel
 from family import Family, write_family
-from gguf_cases import write_gguf_llama, write_k_types
+from gguf_cases import IQ4_BLOCKS, K_BLOCKS, write_blocks, write_gguf_llama
+from sentencepiece_cases import write_gemma_like, write_llama_like
 from texts import CHATML, LLAMA3, llama3_tokenizer, smollm_tokenizer
 from verify import verify_bilevel, verify_family, verify_gguf
 
@@ -107,7 +108,11 @@ def gguf_tiny(directory: Path) -> None:
 
 
 def gguf_k_types(directory: Path) -> None:
-    write_k_types(directory, seed=5)
+    write_blocks(directory / "k-types.gguf", K_BLOCKS, seed=5)
+
+
+def gguf_iq4_types(directory: Path) -> None:
+    write_blocks(directory / "iq4-types.gguf", IQ4_BLOCKS, seed=6)
 
 
 CASES = {
@@ -116,6 +121,9 @@ CASES = {
     "bilevel-tiny": bilevel_tiny,
     "gguf-tiny": gguf_tiny,
     "gguf-k-types": gguf_k_types,
+    "gguf-iq4-types": gguf_iq4_types,
+    "gguf-sentencepiece": write_llama_like,
+    "gguf-sentencepiece-gemma": write_gemma_like,
 }
 
 
