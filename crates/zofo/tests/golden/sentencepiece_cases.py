@@ -15,10 +15,12 @@ from common import write_json
 from gguf_cases import finish
 from texts import CASES, CORPUS
 
+# No ▁ beside a space: to SentencePiece they are a run of two, to llama.cpp, which looks for runs before it writes spaces
+# as ▁, they are not.
 EXTRA_CASES = [
     "<s>The harbour</s> and the sea<s> again",
     "a<tool>b <tool> c<tool>",
-    "<unk> is spelt, <0x41> is text, ▁ is a space",
+    "<unk> is spelt, <0x41> is text, in▁the is as with a space",
     " ",
     "\n\n\nthree lines     and five spaces\t\t",
     "lanternlantern  harbourharbour",
