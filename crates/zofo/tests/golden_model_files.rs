@@ -56,8 +56,8 @@ fn golden_model_files_are_read_and_written() {
 #[test]
 fn golden_model_files_of_gguf_are_written_as_folders() {
     let mut report = Report::default();
-    // Other GGUF files of the cases are collections of tensors without a model.
-    for (case, gguf) in gguf_cases_with("tokenizer_expected.json") {
+    // Other GGUF files of the cases are tensors or tokenizers without a model.
+    for (case, gguf) in gguf_cases_with("expected.safetensors") {
         let Some(model) = case.model(&gguf, &mut report) else { continue };
         let tokenizer = model.tokenizer().unwrap();
         let folder = round_trip(&model);

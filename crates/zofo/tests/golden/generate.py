@@ -15,9 +15,10 @@ from cases_gemma_phi import GEMMA_PHI_CASES
 from cases_llama import CHATML_PARTS, LLAMA_CASES, plain_rope
 from cases_other import OTHER_CASES
 from family import Family
-from gguf_cases import write_gguf_llama, write_k_types
+from gguf_cases import IQ4_BLOCKS, K_BLOCKS, write_blocks, write_gguf_llama
 from methods import Lora
 from pytorch_cases import write_pytorch
+from sentencepiece_cases import write_gemma_like, write_llama_like
 from texts import smollm_tokenizer
 from verify import verify_bilevel, verify_gguf
 
@@ -56,7 +57,11 @@ def gguf_tiny(directory: Path) -> None:
 
 
 def gguf_k_types(directory: Path) -> None:
-    write_k_types(directory, seed=5)
+    write_blocks(directory / "k-types.gguf", K_BLOCKS, seed=5)
+
+
+def gguf_iq4_types(directory: Path) -> None:
+    write_blocks(directory / "iq4-types.gguf", IQ4_BLOCKS, seed=6)
 
 
 def pytorch_bin(directory: Path) -> None:
@@ -70,6 +75,9 @@ CASES = {
     "bilevel-tiny": bilevel_tiny,
     "gguf-tiny": gguf_tiny,
     "gguf-k-types": gguf_k_types,
+    "gguf-iq4-types": gguf_iq4_types,
+    "gguf-sentencepiece": write_llama_like,
+    "gguf-sentencepiece-gemma": write_gemma_like,
     "pytorch-bin": pytorch_bin,
 }
 
