@@ -6,12 +6,14 @@
 //! | `config.json` → [`DecoderConfig`](crate::model::DecoderConfig) | [`read_decoder_config`]; one short file per family |
 //! | LoRA adapters as PEFT keeps them | [`PeftLora`] |
 //! | GGUF | [`gguf`] |
+//! | chat templates | [`ChatTemplate`] |
 //!
 //! Weights are mapped, not read: see [`ModelFiles::load`]. All files are written beside their final name, synced and
 //! renamed, so that a crash or a full disk leaves what was there before.
 
 mod adapter;
 pub(crate) mod atomic;
+mod chat;
 mod dtype;
 mod error;
 mod family;
@@ -27,6 +29,7 @@ mod test_model;
 pub(crate) use adapter::is_target;
 pub use adapter::{LoraMatrix, LoraPair, PeftLora};
 pub use atomic::FileError;
+pub use chat::{ChatTemplate, Message};
 pub use dtype::{StoredDtype, WeightDtype, hash_bytes};
 pub use error::HfError;
 pub use family::read_decoder_config;

@@ -14,6 +14,7 @@ from bilevel import write_bilevel
 from cases_gemma_phi import GEMMA_PHI_CASES
 from cases_llama import CHATML_PARTS, LLAMA_CASES, plain_rope
 from cases_other import OTHER_CASES
+from chat_cases import write_chats
 from family import Family
 from gguf_cases import write_gguf_llama, write_k_types
 from methods import Lora
@@ -58,6 +59,10 @@ def gguf_k_types(directory: Path) -> None:
     write_k_types(directory, seed=5)
 
 
+def chat_templates(directory: Path) -> None:
+    write_chats(directory, Path(__file__).resolve().parent / "templates")
+
+
 CASES = {
     **LLAMA_CASES,
     **OTHER_CASES,
@@ -65,6 +70,7 @@ CASES = {
     "bilevel-tiny": bilevel_tiny,
     "gguf-tiny": gguf_tiny,
     "gguf-k-types": gguf_k_types,
+    "chat-templates": chat_templates,
 }
 
 
