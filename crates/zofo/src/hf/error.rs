@@ -137,6 +137,17 @@ pub enum HfError {
         names: Vec<String>,
     },
 
+    /// The model's chat template cannot be compiled or rendered.
+    #[error("{}: the chat template{}: {reason}", path.display(), in_line(*line))]
+    ChatTemplate {
+        /// The file that it is from.
+        path: PathBuf,
+        /// The line of the template, from 1, if it is known.
+        line: Option<usize>,
+        /// What is wrong, or why it refuses the messages.
+        reason: String,
+    },
+
     /// The tokenizer's file is JSON but not a tokenizer.
     #[error("{} is not a tokenizer: {reason}", path.display())]
     Tokenizer {
@@ -152,6 +163,10 @@ fn count(names: &[String]) -> String {
         1 => "1 tensor is".to_owned(),
         count => format!("{count} tensors are"),
     }
+}
+
+fn in_line(line: Option<usize>) -> String {
+    line.map_or(String::new(), |line| format!(", in its line {line}"))
 }
 
 /// The first few names: a model of another size lacks hundreds.

@@ -1,6 +1,9 @@
 //! JSON files, with the file and the key in every error.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Map, Value};
 
@@ -24,6 +27,31 @@ pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>, HfError> {
             found: shortened(&other),
         }),
         Err(source) => Err(HfError::Json { path: path.to_owned(), source }),
+    }
+}
+
+/// An object with the file that it is from, or stands for.
+#[derive(Debug)]
+pub(super) struct JsonFile {
+    pub(super) path: PathBuf,
+    pub(super) object: Map<String, Value>,
+}
+
+impl JsonFile {
+    /// Reads the file `path`; none if there is none.
+    ///
+    /// # Errors
+    /// Those of [`read_object`].
+    pub(super) fn read_if_there(path: PathBuf) -> Result<Option<Self>, HfError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let object = read_object(&path)?;
+        Ok(Some(Self { path, object }))
+    }
+
+    pub(super) fn keys(&self) -> Keys<'_> {
+        Keys::new(&self.path, &self.object)
     }
 }
 

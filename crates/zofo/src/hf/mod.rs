@@ -6,6 +6,7 @@
 //! | `config.json` → [`DecoderConfig`](crate::model::DecoderConfig) | [`read_decoder_config`]; one short file per family |
 //! | adapters as PEFT keeps them | [`PeftAdapter`] |
 //! | GGUF | [`gguf`] |
+//! | chat templates | [`ChatTemplate`] |
 //! | models by their names on the hub | [`hub`] |
 //!
 //! Weights are in safetensors files, or else in PyTorch's own. They are mapped, not read: see [`ModelFiles::load`]. All files are written beside their final name, synced and
@@ -13,6 +14,7 @@
 
 mod adapter;
 pub(crate) mod atomic;
+mod chat;
 mod dtype;
 mod error;
 mod family;
@@ -32,6 +34,7 @@ pub use adapter::{
 };
 pub(crate) use adapter::{WEIGHTS as ADAPTER_WEIGHTS, is_meant};
 pub use atomic::FileError;
+pub use chat::{ChatTemplate, Message};
 pub use dtype::{StoredDtype, WeightDtype, hash_bytes};
 pub use error::HfError;
 pub use family::read_decoder_config;

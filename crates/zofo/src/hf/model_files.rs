@@ -23,7 +23,7 @@ use super::{
     error::HfError,
     family::{Family, HEAD, family},
     gguf::GgufFile,
-    json::{Keys, read_object},
+    json::{JsonFile, Keys, read_object},
     weights::ShardedWeights,
 };
 use crate::model::DecoderConfig;
@@ -31,6 +31,7 @@ use crate::model::DecoderConfig;
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// A model folder as Hugging Face keeps it, or a GGUF file, mapped and checked: every weight that the configuration asks
 /// for is there once, in the right shape, and no other.
@@ -203,6 +204,16 @@ impl ModelFiles {
         }
         let text = fs::read(&path).map_err(failed_to("read", &path))?;
         Tokenizer::from_bytes(text).map_err(|cause| HfError::Tokenizer { path, reason: cause.to_string() })
+    }
+
+    /// `tokenizer_config.json` as it is, or as it would be for a GGUF file, with the file to name in messages; none if the
+    /// folder has none.
+    pub(super) fn tokenizer_config(&self) -> Result<Option<JsonFile>, HfError> {
+        if let Weights::Gguf(weights) = &self.weights {
+            let config = weights.file().hf_tokenizer_config()?;
+            return Ok(config.as_object().map(|object| JsonFile { path: self.path.clone(), object: object.clone() }));
+        }
+        JsonFile::read_if_there(self.path.join(TOKENIZER_CONFIG))
     }
 
     /// Names and shapes of the weights, in the order of [`DecoderConfig::parameters`].

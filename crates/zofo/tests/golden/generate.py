@@ -14,6 +14,7 @@ from bilevel import write_bilevel
 from cases_gemma_phi import GEMMA_PHI_CASES
 from cases_llama import CHATML_PARTS, LLAMA_CASES, plain_rope
 from cases_other import OTHER_CASES
+from chat_cases import write_chats
 from family import Family
 from gguf_cases import IQ4_BLOCKS, K_BLOCKS, write_blocks, write_gguf_llama
 from methods import Lora
@@ -68,6 +69,10 @@ def pytorch_bin(directory: Path) -> None:
     write_pytorch(directory, seed=6)
 
 
+def chat_templates(directory: Path) -> None:
+    write_chats(directory, Path(__file__).resolve().parent / "templates")
+
+
 CASES = {
     **LLAMA_CASES,
     **OTHER_CASES,
@@ -75,6 +80,7 @@ CASES = {
     "bilevel-tiny": bilevel_tiny,
     "gguf-tiny": gguf_tiny,
     "gguf-k-types": gguf_k_types,
+    "chat-templates": chat_templates,
     "gguf-iq4-types": gguf_iq4_types,
     "gguf-sentencepiece": write_llama_like,
     "gguf-sentencepiece-gemma": write_gemma_like,

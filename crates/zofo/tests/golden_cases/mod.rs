@@ -71,16 +71,12 @@ impl Case {
     }
 }
 
-/// The model at `path`. None, and `place` noted as skipped, if its family or its rotary scaling is not supported.
+/// The model at `path`. None, and `place` noted as skipped, if its family is not supported.
 pub fn open_model(path: &Path, place: &str, report: &mut Report) -> Option<ModelFiles> {
     match ModelFiles::open(path) {
         Ok(files) => Some(files),
         Err(HfError::Architecture { found, .. }) => {
             report.skip("family not supported", format!("{place} is {found}"));
-            None
-        }
-        Err(HfError::Unsupported { what, found, .. }) if what.contains("rope_type") => {
-            report.skip("rotary scaling not supported", format!("{place} is {found}"));
             None
         }
         Err(error) => panic!("{place}: {error}"),
