@@ -3,6 +3,7 @@
 mod eval;
 mod generate;
 mod journal;
+mod merge;
 mod plan;
 mod replay;
 mod tasks;
@@ -22,6 +23,8 @@ pub enum Command {
     Eval(eval::Arguments),
     /// Generate text after a prompt.
     Generate(generate::Arguments),
+    /// Merge a LoRA adapter into its model.
+    Merge(merge::Arguments),
     /// Rebuild a trained backbone from its base model and its journal.
     Replay(replay::Arguments),
     /// Show what is in a journal.
@@ -50,6 +53,7 @@ impl Command {
             Self::Plan(arguments) => plan::run(&arguments),
             Self::Eval(arguments) => eval::run(&arguments),
             Self::Generate(arguments) => generate::run(&arguments),
+            Self::Merge(arguments) => merge::run(&arguments),
             Self::Replay(arguments) => replay::run(&arguments),
             Self::Journal(arguments) => journal::run(&arguments),
             Self::Tasks(arguments) => tasks::run(&arguments),

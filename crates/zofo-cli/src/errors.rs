@@ -7,6 +7,7 @@ use std::iter;
 use std::process::ExitCode;
 use zofo::hf::HfError;
 use zofo::hf::hub::HubError;
+use zofo::peft::MergeError;
 use zofo::run::RunError;
 use zofo::run::config::ConfigError;
 use zofo::task::TaskError;
@@ -54,6 +55,15 @@ pub enum Error {
 impl From<HfError> for Error {
     fn from(error: HfError) -> Self {
         Self::Run(error.into())
+    }
+}
+
+impl From<MergeError> for Error {
+    fn from(error: MergeError) -> Self {
+        match error {
+            MergeError::Model(error) => error.into(),
+            error => Self::Usage(error.to_string()),
+        }
     }
 }
 

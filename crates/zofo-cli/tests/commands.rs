@@ -376,3 +376,26 @@ fn logging_is_set_by_the_environment() {
     assert!(stderr(&assert).contains("thread pool started threads=1"), "{}", stderr(&assert));
     assert_error(with("zofo=loud"), 2, &["ZOFO_LOG=zofo=loud"]);
 }
+
+#[test]
+fn merge_puts_a_lora_block_into_the_weights() {
+    let workspace = Workspace::new();
+    let report =
+        json_of(&workspace.zofo(&format!("merge --model {MODEL} --adapter {ADAPTER} -o merged --json")).success());
+    // Queries and values of three blocks.
+    assert_eq!((&report["merged"], &report["output"]), (&6.into(), &"merged".into()));
+    let loss = |model: &str| {
+        let result = json_of(&workspace.zofo(&format!("eval --task sst2 --json --model {model}")).success());
+        result["tasks"][0]["loss"].as_f64().unwrap()
+    };
+    let (merged, beside) = (loss("merged"), loss(&format!("{MODEL} --adapter {ADAPTER}")));
+    assert!((merged - beside).abs() < 1e-5, "{merged} {beside}");
+    assert!((merged - loss(MODEL)).abs() > 1e-3);
+
+    let prefix = ADAPTER.replace("peft-lora", "peft-prefix");
+    let refused = workspace.zofo(&format!("merge --model {MODEL} --adapter {prefix} -o other"));
+    assert_error(refused, 2, &["a prefix cannot be merged"]);
+    assert!(!workspace.path("other").exists());
+    let itself = workspace.zofo(&format!("merge --model {MODEL} --adapter {ADAPTER} -o {MODEL}"));
+    assert_error(itself, 2, &["is the model itself"]);
+}
