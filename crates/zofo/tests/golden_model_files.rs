@@ -30,7 +30,7 @@ fn golden_model_files_are_read_and_written() {
     for (case, model) in models(&mut report) {
         assert!(model.tokenizer().is_ok(), "{}", case.name());
         round_trip(&model);
-        for variant in ["model-sharded", "model-bf16"] {
+        for variant in ["model-sharded", "model-bf16", "model-hub-layout"] {
             if !case.has(&[variant]) {
                 continue;
             }

@@ -281,7 +281,7 @@ fn retries_are_bounded_and_the_next_process_continues() {
     // Each of these ends without a new byte, but the first.
     setup.server.fault("GET /storage/", 1, Fault::DropAfter(400_000));
     setup.server.fault("GET /storage/", 3, Fault::DropAfter(0));
-    let error = setup.refused(NAME, &["cannot read ", "HF_HUB_OFFLINE=1"]);
+    let error = setup.refused(NAME, &["cannot read ", "HF_HUB_OFFLINE=1 uses alone"]);
     assert!(matches!(error, HubError::Network { .. }));
     let [blob, incomplete] = setup.blob();
     assert_eq!(fs::metadata(&incomplete).unwrap().len(), 400_000);
@@ -440,6 +440,24 @@ fn the_storage_on_another_host_does_not_learn_the_token() {
 }
 
 #[test]
+fn a_link_to_the_storage_that_ran_out_is_made_anew() {
+    let storage = Server::start(repo());
+    let setup = Setup::new(repo());
+    let place = format!("{}/storage/expired", storage.endpoint());
+    storage.fault("GET /storage/expired", 9, Fault::Status(403, Vec::new()));
+    let request = format!("GET /{NAME}/resolve/{COMMIT}/{WEIGHTS}");
+    setup.server.fault(&request, 1, Fault::Status(302, vec![("Location", place.clone())]));
+    setup.fetch(NAME).unwrap();
+    assert_eq!(storage.requests().len(), 1);
+
+    let setup = Setup::new(repo());
+    setup.server.fault(&request, 9, Fault::Status(302, vec![("Location", place)]));
+    let error = setup.refused(NAME, &["/storage/expired: the hub answers 403"]);
+    assert!(matches!(error, HubError::Status { .. }));
+    assert_eq!(storage.requests().len(), 3);
+}
+
+#[test]
 fn a_renamed_repository_is_followed() {
     let setup = Setup::new(repo());
     let moved = |to: String| Fault::Status(307, vec![("Location", to)]);
@@ -505,7 +523,10 @@ fn without_a_network_the_cache_is_named() {
     let settings = HubSettings { endpoint: "http://127.0.0.1:1".to_owned(), ..setup.settings() };
     let error = fetch(settings.clone(), NAME).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("cannot read http://127.0.0.1:1/") && text.contains("which this model is not"), "{text}");
+    assert!(
+        text.contains("cannot read http://127.0.0.1:1/") && text.contains("uses alone, does not have it"),
+        "{text}"
+    );
     assert!(std::error::Error::source(&error).unwrap().to_string().to_lowercase().contains("refused"));
 
     setup.fetch(NAME).unwrap();

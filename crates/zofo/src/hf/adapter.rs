@@ -20,6 +20,7 @@ use super::{
     error::HfError,
     json::{Keys, read_object},
     safetensors::{SafetensorsFile, TensorSpec, write_shard},
+    weights::WeightFile,
 };
 
 const CONFIG: &str = "adapter_config.json";

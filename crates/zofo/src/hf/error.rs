@@ -6,7 +6,7 @@ use super::{atomic::FileError, gguf::GgufError, hub::HubError};
 
 /// What a folder must hold to be a model, for messages.
 const MODEL_FOLDER: &str = "a model folder holds config.json, tokenizer.json, and model.safetensors or \
-     model.safetensors.index.json with the files that it lists";
+     model.safetensors.index.json with the files that it lists, or pytorch_model.bin or pytorch_model.bin.index.json";
 
 /// A model or an adapter that cannot be read or written: which file, and why.
 #[derive(Debug, thiserror::Error)]

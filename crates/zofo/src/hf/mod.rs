@@ -8,7 +8,7 @@
 //! | GGUF | [`gguf`] |
 //! | models by their names on the hub | [`hub`] |
 //!
-//! Weights are mapped, not read: see [`ModelFiles::load`]. All files are written beside their final name, synced and
+//! Weights are in safetensors files, or else in PyTorch's own. They are mapped, not read: see [`ModelFiles::load`]. All files are written beside their final name, synced and
 //! renamed, so that a crash or a full disk leaves what was there before.
 
 mod adapter;
@@ -21,9 +21,11 @@ pub mod hub;
 mod json;
 mod mmap;
 mod model_files;
+mod pytorch;
 mod safetensors;
 #[cfg(test)]
 pub(crate) mod test_model;
+mod weights;
 
 pub use adapter::{
     AdapterMatrix, BadPattern, LoraPair, ModuleNames, Patterns, PeftAdapter, PeftLora, PeftPrefix, PeftPrompt,

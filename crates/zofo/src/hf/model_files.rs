@@ -3,6 +3,7 @@
 mod backbone;
 mod dequantize;
 mod names;
+mod random;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -15,15 +16,15 @@ use burn_std::Bytes;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-use self::{dequantize::GgufWeights, names::StoredNames};
+use self::{dequantize::GgufWeights, names::StoredNames, random::RandomWeights};
 use super::{
     atomic::failed_to,
     dtype::{StoredDtype, WeightDtype},
     error::HfError,
-    family::{Family, family},
+    family::{Family, HEAD, family},
     gguf::GgufFile,
     json::{Keys, read_object},
-    safetensors::ShardedWeights,
+    weights::ShardedWeights,
 };
 use crate::model::DecoderConfig;
 
@@ -50,6 +51,7 @@ pub struct ModelFiles {
 enum Weights {
     Folder(ShardedWeights),
     Gguf(GgufWeights),
+    Random(RandomWeights),
 }
 
 impl ModelFiles {
@@ -71,6 +73,30 @@ impl ModelFiles {
         }
     }
 
+    /// A model of random weights in the sizes that the `config.json` at `path` describes: matrices are normal with standard
+    /// deviation 0.02, norms the identity, biases 0, all a function of `seed`. Its time and memory are those of any
+    /// other of its sizes.
+    ///
+    /// # Errors
+    /// The file cannot be read or describes no supported model.
+    pub fn with_random_weights(path: &Path, seed: u64) -> Result<Self, HfError> {
+        let config_json = read_object(path)?;
+        let keys = Keys::new(path, &config_json);
+        let family = family(&keys)?;
+        let config = family.decoder(&keys)?;
+        let eos_token_ids = eos_token_ids(&keys, family, config.vocabulary)?;
+        let parameters = config.parameters();
+        Ok(Self {
+            path: path.to_owned(),
+            weights: Weights::Random(RandomWeights::new(&config, &parameters, seed)),
+            config,
+            config_json,
+            eos_token_ids,
+            stored_names: StoredNames::default(),
+            parameters,
+        })
+    }
+
     fn open_folder(path: &Path) -> Result<Self, HfError> {
         let config_path = path.join(CONFIG);
         if !config_path.exists() {
@@ -80,10 +106,7 @@ impl ModelFiles {
         let keys = Keys::new(&config_path, &config_json);
         let family = family(&keys)?;
         let config = family.decoder(&keys)?;
-        let mut eos_token_ids = token_ids(&keys, "eos_token_id", config.vocabulary)?;
-        if !config_json.contains_key("eos_token_id") {
-            eos_token_ids.extend(family.default_eos.filter(|&id| (id as usize) < config.vocabulary));
-        }
+        let mut eos_token_ids = eos_token_ids(&keys, family, config.vocabulary)?;
         // What generation stops at may be more than what the model was trained to end with.
         let generation_path = path.join(GENERATION_CONFIG);
         if generation_path.exists() {
@@ -200,6 +223,8 @@ impl ModelFiles {
                 None => Err(self.no_weight(name)),
             },
             Weights::Gguf(weights) => weights.stored_dtype(name).ok_or_else(|| self.no_weight(name)),
+            // They can be had in either type; this one loses nothing.
+            Weights::Random(_) => Ok(StoredDtype::F32),
         }
     }
 
@@ -222,6 +247,7 @@ impl ModelFiles {
                 Some(loaded) => loaded,
                 None => Err(self.no_weight(name)),
             },
+            Weights::Random(weights) => weights.load(name, dtype).ok_or_else(|| self.no_weight(name)),
         }
     }
 
@@ -255,8 +281,8 @@ fn check_weights(
         let name = stored_names.of(name);
         match weights.find(name) {
             None => missing.push(name.to_owned()),
-            Some((file, stored)) if stored.shape != *shape => {
-                return Err(wrong_shape(file.path(), name, shape, &stored.shape));
+            Some((file, stored)) if stored != shape => {
+                return Err(wrong_shape(file.path(), name, shape, stored));
             }
             Some((file, _)) => {
                 file.stored_dtype(name)?;
@@ -267,10 +293,43 @@ fn check_weights(
         let path = folder.to_owned();
         return Err(HfError::MissingTensors { path, names: missing });
     }
+    check_tied_head(config, stored_names, weights)?;
     let known: HashSet<_> = parameters.iter().map(|(name, _)| stored_names.of(name)).collect();
     let extra = weights.names().filter(|name| !known.contains(name) && !family.is_redundant(config, name));
     let names: Vec<_> = extra.map(str::to_owned).collect();
     if names.is_empty() { Ok(()) } else { Err(HfError::ExtraTensors { path: folder.to_owned(), names }) }
+}
+
+/// Checks that a head which is stored although it is tied is the embedding: with another, transformers 4 would leave it
+/// out, and transformers 5 would leave it untied.
+fn check_tied_head(
+    config: &DecoderConfig,
+    stored_names: &StoredNames,
+    weights: &ShardedWeights,
+) -> Result<(), HfError> {
+    let embedding = stored_names.of(&config.embedding.tokens);
+    let (Some((embedding_file, _)), Some((head_file, _))) = (weights.find(embedding), weights.find(HEAD)) else {
+        return Ok(());
+    };
+    if !config.is_tied() || embedding == HEAD {
+        return Ok(());
+    }
+    let dtype = match head_file.stored_dtype(HEAD)? {
+        StoredDtype::Bf16 => WeightDtype::Bf16,
+        _ => WeightDtype::F32,
+    };
+    if embedding_file.load(embedding, dtype)?[..] == head_file.load(HEAD, dtype)?[..] {
+        return Ok(());
+    }
+    Err(HfError::Unexpected {
+        path: head_file.path().to_owned(),
+        what: format!("tensor \"{HEAD}\""),
+        expected: format!(
+            "the values of \"{embedding}\", to which tie_word_embeddings ties it; set that to false in {CONFIG} if \
+             the two differ on purpose"
+        ),
+        found: "others".to_owned(),
+    })
 }
 
 fn wrong_shape(path: &Path, name: &str, expected: &[usize], found: &[usize]) -> HfError {
@@ -280,6 +339,15 @@ fn wrong_shape(path: &Path, name: &str, expected: &[usize], found: &[usize]) -> 
         expected: format!("{expected:?} from {CONFIG}"),
         found: format!("{found:?}"),
     }
+}
+
+/// The tokens that end a text by `config.json`.
+fn eos_token_ids(keys: &Keys<'_>, family: &Family, vocabulary: usize) -> Result<Vec<u32>, HfError> {
+    let mut ids = token_ids(keys, "eos_token_id", vocabulary)?;
+    if !keys.is_stated("eos_token_id") {
+        ids.extend(family.default_eos.filter(|&id| (id as usize) < vocabulary));
+    }
+    Ok(ids)
 }
 
 /// The tokens under `key`: one, a list, or none.

@@ -11,7 +11,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{error::HfError, family::family, json::Keys};
+use super::{error::HfError, family::family, json::Keys, pytorch::test_file::pytorch_bytes};
 use crate::model::DecoderConfig;
 
 /// The `config.json` of [`TestModel::new`].
@@ -146,25 +146,43 @@ impl TestModel {
 
     /// Writes the folder, with all weights in one file.
     pub(crate) fn write(&self) -> ModelFolder {
-        let folder = self.write_without_weights();
-        fs::write(folder.path("model.safetensors"), safetensors_bytes(&self.tensors)).unwrap();
-        folder
+        self.write_one("model.safetensors", safetensors_bytes)
     }
 
     /// Writes the folder, with the weights in two files and an index.
     pub(crate) fn write_sharded(&self) -> ModelFolder {
+        self.write_two(["one.safetensors", "two.safetensors"], "model.safetensors.index.json", safetensors_bytes)
+    }
+
+    /// As [`write`](Self::write), in PyTorch's format.
+    pub(crate) fn write_pytorch(&self) -> ModelFolder {
+        self.write_one("pytorch_model.bin", pytorch_bytes)
+    }
+
+    /// As [`write_sharded`](Self::write_sharded), in PyTorch's format.
+    pub(crate) fn write_pytorch_sharded(&self) -> ModelFolder {
+        self.write_two(["one.bin", "two.bin"], "pytorch_model.bin.index.json", pytorch_bytes)
+    }
+
+    fn write_one(&self, file: &str, bytes: fn(&TestTensors) -> Vec<u8>) -> ModelFolder {
         let folder = self.write_without_weights();
-        let mut shards = [("one.safetensors", TestTensors::new()), ("two.safetensors", TestTensors::new())];
+        fs::write(folder.path(file), bytes(&self.tensors)).unwrap();
+        folder
+    }
+
+    fn write_two(&self, files: [&str; 2], index: &str, bytes: fn(&TestTensors) -> Vec<u8>) -> ModelFolder {
+        let folder = self.write_without_weights();
+        let mut shards = files.map(|file| (file, TestTensors::new()));
         let mut weight_map = BTreeMap::new();
-        for (index, (name, tensor)) in self.tensors.iter().enumerate() {
-            let (file, tensors) = &mut shards[index % 2];
+        for (position, (name, tensor)) in self.tensors.iter().enumerate() {
+            let (file, tensors) = &mut shards[position % 2];
             tensors.insert(name.clone(), tensor.clone());
             weight_map.insert(name, *file);
         }
         for (file, tensors) in shards {
-            fs::write(folder.path(file), safetensors_bytes(&tensors)).unwrap();
+            fs::write(folder.path(file), bytes(&tensors)).unwrap();
         }
-        folder.write_json("model.safetensors.index.json", &json!({ "weight_map": weight_map }));
+        folder.write_json(index, &json!({ "weight_map": weight_map }));
         folder
     }
 

@@ -17,6 +17,7 @@ from cases_other import OTHER_CASES
 from family import Family
 from gguf_cases import write_gguf_llama, write_k_types
 from methods import Lora
+from pytorch_cases import write_pytorch
 from texts import smollm_tokenizer
 from verify import verify_bilevel, verify_gguf
 
@@ -58,6 +59,10 @@ def gguf_k_types(directory: Path) -> None:
     write_k_types(directory, seed=5)
 
 
+def pytorch_bin(directory: Path) -> None:
+    write_pytorch(directory, seed=6)
+
+
 CASES = {
     **LLAMA_CASES,
     **OTHER_CASES,
@@ -65,6 +70,7 @@ CASES = {
     "bilevel-tiny": bilevel_tiny,
     "gguf-tiny": gguf_tiny,
     "gguf-k-types": gguf_k_types,
+    "pytorch-bin": pytorch_bin,
 }
 
 

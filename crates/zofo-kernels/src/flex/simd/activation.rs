@@ -111,7 +111,14 @@ fn map_times(x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
 
 /// The gradients of f(gate)·up.
 #[inline(always)]
-fn map_times_backward([grad, gate, up]: [&[f32]; 3], [d_gate, d_up]: [&mut [f32]; 2], f: impl Fn(f32) -> [f32; 2]) {
+fn map_times_backward(
+    grad: &[f32],
+    gate: &[f32],
+    up: &[f32],
+    d_gate: &mut [f32],
+    d_up: &mut [f32],
+    f: impl Fn(f32) -> [f32; 2],
+) {
     let inputs = grad.iter().zip(gate).zip(up);
     for (((&grad, &gate), &up), (d_gate, d_up)) in inputs.zip(d_gate.iter_mut().zip(d_up)) {
         let [value, slope] = f(gate);
@@ -155,14 +162,21 @@ pub(in crate::flex) fn gated(gate: &[f32], up: &[f32], activation: Activation, o
     }
 }
 
-/// The gradients of act(gate)·up, given `[grad, gate, up]`, as `[d_gate, d_up]`.
+/// The gradients of act(gate)·up.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
-pub(in crate::flex) fn gated_backward(inputs: [&[f32]; 3], activation: Activation, outputs: [&mut [f32]; 2]) {
+pub(in crate::flex) fn gated_backward(
+    grad: &[f32],
+    gate: &[f32],
+    up: &[f32],
+    activation: Activation,
+    d_gate: &mut [f32],
+    d_up: &mut [f32],
+) {
     match activation {
-        Activation::Silu => map_times_backward(inputs, outputs, silu_and_slope),
-        Activation::GeluTanh => map_times_backward(inputs, outputs, gelu_tanh_and_slope),
-        Activation::Gelu => map_times_backward(inputs, outputs, gelu_and_slope),
-        Activation::Relu => map_times_backward(inputs, outputs, relu_and_slope),
+        Activation::Silu => map_times_backward(grad, gate, up, d_gate, d_up, silu_and_slope),
+        Activation::GeluTanh => map_times_backward(grad, gate, up, d_gate, d_up, gelu_tanh_and_slope),
+        Activation::Gelu => map_times_backward(grad, gate, up, d_gate, d_up, gelu_and_slope),
+        Activation::Relu => map_times_backward(grad, gate, up, d_gate, d_up, relu_and_slope),
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use self::config::LoraKeys;
 use super::{
-    super::{error::HfError, json::Keys, safetensors::SafetensorsFile},
+    super::{error::HfError, json::Keys, safetensors::SafetensorsFile, weights::WeightFile},
     AdapterMatrix, BadPattern, CONFIG, Patterns, WEIGHTS,
     names::is_meant,
     read_matrix, write_folder,

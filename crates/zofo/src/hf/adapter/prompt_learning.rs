@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::{Value, json};
 
 use super::{
-    super::{error::HfError, json::Keys, safetensors::SafetensorsFile},
+    super::{error::HfError, json::Keys, safetensors::SafetensorsFile, weights::WeightFile},
     AdapterMatrix, CONFIG, WEIGHTS, config_json, is_set, read_matrix, write_folder,
 };
 

@@ -57,3 +57,49 @@ pub(super) fn reject_bidirectional_attention(config: &Keys<'_>) -> Result<(), Hf
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::super::test_model::{assert_refused, changed, read_decoder};
+    use super::*;
+
+    fn config() -> Value {
+        json!({
+            "architectures": ["GemmaForCausalLM"],
+            "vocab_size": 6, "hidden_size": 64, "intermediate_size": 12,
+            "num_hidden_layers": 1, "num_attention_heads": 16,
+        })
+    }
+
+    #[test]
+    fn absent_keys_have_the_defaults_of_transformers() {
+        let decoder = read_decoder(&config()).unwrap();
+        assert_eq!((decoder.kv_heads, decoder.head_dim, decoder.max_positions), (16, 256, 8192));
+        assert_eq!((decoder.ropes[0].theta, decoder.layers[0].attention.scale), (10_000.0, 1.0 / 16.0));
+        assert!(decoder.is_tied());
+        assert_eq!(decoder.embedding.scale, Some(8.0));
+        assert_eq!(decoder.output.norm.unwrap().kind, NormKind::RmsUnitOffset);
+        assert_eq!(decoder.layers[0].mlp.activation, Activation::GeluTanh);
+    }
+
+    #[test]
+    fn gelu_is_always_approximate() {
+        let activation = |name: &str| {
+            let decoder = read_decoder(&changed(&config(), &json!({ "hidden_act": name }))).unwrap();
+            decoder.layers[0].mlp.activation
+        };
+        assert_eq!(activation("gelu"), Activation::GeluTanh);
+        assert_eq!(activation("silu"), Activation::Silu);
+    }
+
+    #[test]
+    fn what_is_not_computed() {
+        let cases: [(_, &[&str]); 2] = [
+            (json!({ "use_bidirectional_attention": true }), &["\"use_bidirectional_attention\"", "not supported"]),
+            (json!({ "hidden_act": "tanh" }), &["\"hidden_act\"", "not supported"]),
+        ];
+        assert_refused(&config(), &cases);
+    }
+}

@@ -80,3 +80,85 @@ fn softcap(config: &Keys<'_>, key: &str, default: Option<f64>) -> Result<Option<
     let bound = if config.is_stated(key) { config.positive(key)? } else { default };
     Ok(bound.map(|bound| bound as f32))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use zofo_kernels::Activation;
+
+    use super::super::super::test_model::{assert_refused, changed, read_decoder};
+    use super::*;
+
+    fn config() -> Value {
+        json!({
+            "architectures": ["Gemma2ForCausalLM"],
+            "vocab_size": 6, "hidden_size": 64, "intermediate_size": 12,
+            "num_hidden_layers": 3, "num_attention_heads": 8,
+        })
+    }
+
+    fn with(changes: Value) -> DecoderConfig {
+        read_decoder(&changed(&config(), &changes)).unwrap()
+    }
+
+    fn windows(changes: Value) -> Vec<Option<usize>> {
+        with(changes).layers.iter().map(|layer| layer.attention.sliding_window).collect()
+    }
+
+    #[test]
+    fn absent_keys_have_the_defaults_of_transformers() {
+        let decoder = with(json!({}));
+        assert_eq!((decoder.kv_heads, decoder.head_dim, decoder.max_positions), (4, 256, 8192));
+        assert_eq!((decoder.embedding.scale, decoder.output.softcap), (Some(8.0), Some(30.0)));
+        let attention = &decoder.layers[0].attention;
+        assert_eq!((attention.scale, attention.softcap), (1.0 / 16.0, Some(50.0)));
+        assert_eq!(decoder.layers[0].mlp.activation, Activation::GeluTanh);
+        assert!(decoder.is_tied());
+        assert_eq!(windows(json!({})), [Some(4096), None, Some(4096)]);
+    }
+
+    #[test]
+    fn norms_before_and_behind() {
+        let layer = with(json!({})).layers.remove(1);
+        let names = |norms: &SublayerNorms| {
+            assert_eq!(norms.stream, None);
+            [&norms.input, &norms.output].map(|norm| norm.as_ref().unwrap().weight.clone())
+        };
+        let expected = |parts: [&str; 2]| parts.map(|part| format!("model.layers.1.{part}.weight"));
+        assert_eq!(names(&layer.attention_norms), expected(["input_layernorm", "post_attention_layernorm"]));
+        assert_eq!(names(&layer.mlp_norms), expected(["pre_feedforward_layernorm", "post_feedforward_layernorm"]));
+    }
+
+    #[test]
+    fn scores_and_logits() {
+        let decoder = with(json!({
+            "query_pre_attn_scalar": 64, "attn_logit_softcapping": null, "final_logit_softcapping": null,
+        }));
+        let attention = &decoder.layers[0].attention;
+        assert_eq!((attention.scale, attention.softcap, decoder.output.softcap), (0.125, None, None));
+        let decoder = with(json!({ "attn_logit_softcapping": 20.0, "final_logit_softcapping": 10 }));
+        assert_eq!((decoder.layers[0].attention.softcap, decoder.output.softcap), (Some(20.0), Some(10.0)));
+    }
+
+    #[test]
+    fn activations_and_windows() {
+        // The key that counts is hidden_activation.
+        let activation = |changes| with(changes).layers[0].mlp.activation;
+        assert_eq!(activation(json!({ "hidden_act": "silu" })), Activation::GeluTanh);
+        assert_eq!(activation(json!({ "hidden_activation": "silu" })), Activation::Silu);
+        assert_eq!(windows(json!({ "sliding_window": 16 })), [Some(16), None, Some(16)]);
+        let types = json!({ "layer_types": ["full_attention", "full_attention", "sliding_attention"] });
+        assert_eq!(windows(types), [None, None, Some(4096)]);
+    }
+
+    #[test]
+    fn what_cannot_be_right() {
+        let cases: [(_, &[&str]); 4] = [
+            (json!({ "sliding_window": null }), &["\"sliding_window\"", "layers of layer_types slide"]),
+            (json!({ "query_pre_attn_scalar": 0 }), &["\"query_pre_attn_scalar\"", "above zero"]),
+            (json!({ "final_logit_softcapping": -1 }), &["\"final_logit_softcapping\"", "above zero"]),
+            (json!({ "use_bidirectional_attention": true }), &["\"use_bidirectional_attention\"", "not supported"]),
+        ];
+        assert_refused(&config(), &cases);
+    }
+}

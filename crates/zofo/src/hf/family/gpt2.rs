@@ -108,3 +108,74 @@ impl ScoreScale {
 fn conv1d(module: &str, inputs: usize, outputs: usize) -> Linear {
     Linear { order: WeightOrder::InputMajor, ..linear(module, inputs, outputs, true) }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use zofo_kernels::Activation;
+
+    use super::super::super::test_model::{assert_refused, changed, read_decoder};
+    use super::*;
+
+    fn config() -> Value {
+        json!({
+            "architectures": ["GPT2LMHeadModel"], "vocab_size": 6, "n_embd": 32, "n_head": 2, "n_layer": 3,
+        })
+    }
+
+    fn with(changes: Value) -> DecoderConfig {
+        read_decoder(&changed(&config(), &changes)).unwrap()
+    }
+
+    #[test]
+    fn absent_keys_have_the_defaults_of_transformers() {
+        let decoder = with(json!({}));
+        assert_eq!((decoder.heads, decoder.kv_heads, decoder.head_dim), (2, 2, 16));
+        assert_eq!((decoder.max_positions, decoder.ropes.len()), (1024, 0));
+        let positions = decoder.embedding.positions.as_ref().unwrap();
+        assert_eq!((positions.rows, positions.offset), (1024, 0));
+        assert_eq!(decoder.output.norm.as_ref().unwrap().eps, 1e-5);
+        assert!(decoder.is_tied());
+        let layer = &decoder.layers[2];
+        assert_eq!((layer.mlp.down.inputs, layer.mlp.activation), (128, Activation::GeluTanh));
+        assert_eq!((layer.attention.scale, layer.attention.rope), (0.25, None));
+    }
+
+    #[test]
+    fn weights_are_stored_transposed() {
+        let layer = with(json!({ "n_inner": 12 })).layers.remove(0);
+        let shapes: Vec<_> = layer.linears().iter().map(|linear| (linear.shape(), linear.bias.is_some())).collect();
+        let shape = |inputs, outputs| (vec![inputs, outputs], true);
+        assert_eq!(shapes, [shape(32, 96), shape(32, 32), shape(32, 12), shape(12, 32)]);
+    }
+
+    #[test]
+    fn scales_of_scores() {
+        let scales = |changes| with(changes).layers.iter().map(|layer| layer.attention.scale).collect::<Vec<_>>();
+        assert_eq!(scales(json!({ "scale_attn_weights": false })), [1.0; 3]);
+        assert_eq!(scales(json!({ "scale_attn_by_inverse_layer_idx": true })), [0.25, 0.125, 0.25 / 3.0]);
+        assert_eq!(scales(json!({ "reorder_and_upcast_attn": true })), [0.25; 3]);
+    }
+
+    #[test]
+    fn stated_keys() {
+        let decoder = with(json!({
+            "n_positions": 5, "layer_norm_epsilon": 1e-3, "activation_function": "relu", "tie_word_embeddings": false,
+        }));
+        assert_eq!((decoder.max_positions, decoder.embedding.positions.as_ref().unwrap().rows), (5, 5));
+        assert_eq!(decoder.layers[0].attention_norms.input.as_ref().unwrap().eps, 1e-3);
+        assert_eq!(decoder.layers[0].mlp.activation, Activation::Relu);
+        assert_eq!(decoder.output.head, "lm_head.weight");
+    }
+
+    #[test]
+    fn what_cannot_be_right() {
+        let cases: [(_, &[&str]); 4] = [
+            (json!({ "n_head": 3 }), &["\"n_embd\"", "multiple of the 3 heads", "found 32"]),
+            (json!({ "n_layer": null }), &["\"n_layer\"", "found none"]),
+            (json!({ "activation_function": "tanh" }), &["\"activation_function\" is \"tanh\"", "gelu_new"]),
+            (json!({ "add_cross_attention": true }), &["\"add_cross_attention\" is true", "not supported"]),
+        ];
+        assert_refused(&config(), &cases);
+    }
+}

@@ -105,3 +105,85 @@ fn decoder(config: &Keys<'_>) -> Result<DecoderConfig, HfError> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use zofo_kernels::Activation;
+
+    use super::super::super::test_model::{assert_refused, changed, read_decoder};
+    use super::*;
+
+    fn config() -> Value {
+        json!({
+            "architectures": ["OPTForCausalLM"],
+            "vocab_size": 6, "hidden_size": 32, "ffn_dim": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
+        })
+    }
+
+    fn with(changes: Value) -> DecoderConfig {
+        read_decoder(&changed(&config(), &changes)).unwrap()
+    }
+
+    #[test]
+    fn absent_keys_have_the_defaults_of_transformers() {
+        let decoder = with(json!({}));
+        assert_eq!((decoder.kv_heads, decoder.head_dim, decoder.max_positions), (2, 16, 2048));
+        let embedding = &decoder.embedding;
+        let positions = embedding.positions.as_ref().unwrap();
+        assert_eq!((positions.rows, positions.offset), (2050, 2));
+        assert_eq!((embedding.width, &embedding.projection), (32, &None));
+        assert!(decoder.is_tied());
+        let layer = &decoder.layers[0];
+        assert_eq!((layer.attention.scale, layer.mlp.activation), (0.25, Activation::Relu));
+        assert!(layer.linears().iter().all(|linear| linear.bias.is_some()));
+        assert!(layer.mlp_norms.input.is_some() && layer.mlp_norms.stream.is_none());
+        assert_eq!(decoder.output.norm.unwrap().weight, "model.decoder.final_layer_norm.weight");
+    }
+
+    #[test]
+    fn norms_behind_the_sublayers() {
+        let decoder = with(json!({ "do_layer_norm_before": false }));
+        assert_eq!(decoder.output.norm, None);
+        let Layer { attention_norms, mlp_norms, .. } = &decoder.layers[1];
+        for (norms, part) in [(attention_norms, "self_attn_layer_norm"), (mlp_norms, "final_layer_norm")] {
+            assert_eq!((&norms.input, &norms.output), (&None, &None));
+            let stream = norms.stream.as_ref().unwrap();
+            assert_eq!(stream.weight, format!("model.decoder.layers.1.{part}.weight"));
+        }
+        let without = with(json!({ "_remove_final_layer_norm": true }));
+        assert_eq!(without.output.norm, None);
+        assert!(without.layers[0].mlp_norms.input.is_some());
+    }
+
+    #[test]
+    fn narrow_embeddings() {
+        let decoder = with(json!({ "word_embed_proj_dim": 8, "tie_word_embeddings": false }));
+        let into = decoder.embedding.projection.as_ref().unwrap();
+        let out = decoder.output.projection.as_ref().unwrap();
+        assert_eq!((into.shape(), &into.bias), (vec![32, 8], &None));
+        assert_eq!((out.shape(), &out.bias), (vec![8, 32], &None));
+        assert!(decoder.parameters().contains(&("lm_head.weight".to_owned(), vec![6, 8])));
+    }
+
+    #[test]
+    fn without_biases() {
+        let decoder = with(json!({ "enable_bias": false, "activation_function": "gelu" }));
+        assert!(decoder.layers[0].linears().iter().all(|linear| linear.bias.is_none()));
+        assert_eq!(decoder.layers[0].mlp.activation, Activation::Gelu);
+    }
+
+    #[test]
+    fn what_cannot_be_right() {
+        let cases: [(_, &[&str]); 4] = [
+            (json!({ "num_attention_heads": 3 }), &["\"hidden_size\"", "multiple of the 3 heads"]),
+            (json!({ "ffn_dim": null }), &["\"ffn_dim\"", "found none"]),
+            (json!({ "do_layer_norm_before": "no" }), &["\"do_layer_norm_before\"", "true or false"]),
+            (
+                json!({ "layer_norm_elementwise_affine": false }),
+                &["\"layer_norm_elementwise_affine\" is false", "supported: true"],
+            ),
+        ];
+        assert_refused(&config(), &cases);
+    }
+}

@@ -49,7 +49,7 @@ impl Failure {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
         progressed: bool,
     ) -> Self {
-        let error = HubError::Network { url: url.to_owned(), cached: None, source: source.into() };
+        let error = HubError::Network { url: url.to_owned(), hint: String::new(), source: source.into() };
         Self::Passing { error, after: None, progressed }
     }
 }
@@ -264,6 +264,11 @@ impl Client {
             Some(words) => format!("{}: {words}", code.as_u16()),
             None => code.to_string(),
         };
+        let passing = |error, after| Err(Failure::Passing { error, after, progressed: false });
+        if !self.is_hub(&url) {
+            // The storage knows neither models nor users; a link to it that is refused has run out, and the hub makes new ones.
+            return passing(HubError::Status { url, status }, retry_after(response.headers()));
+        }
         let error = match (text("x-error-code"), code.as_u16()) {
             (Some("RepoNotFound"), _) => HubError::NoRepository { id, endpoint, with_token },
             (Some("RevisionNotFound"), _) => HubError::NoRevision { id, endpoint },
@@ -275,14 +280,11 @@ impl Client {
                 None => HubError::NoRepository { id, endpoint, with_token },
             },
             (_, 429) => {
-                let after = wait_asked(response.headers());
-                let error = HubError::TooManyRequests { url, seconds: after.map(|after| after.as_secs()), with_token };
-                return Err(Failure::Passing { error, after, progressed: false });
+                let after = retry_after(response.headers()).or_else(|| rate_limit_end(response.headers()));
+                let seconds = after.map(|after| after.as_secs());
+                return passing(HubError::TooManyRequests { url, seconds, with_token }, after);
             }
-            (_, 408 | 500..) => {
-                let after = wait_asked(response.headers());
-                return Err(Failure::Passing { error: HubError::Status { url, status }, after, progressed: false });
-            }
+            (_, 408 | 500..) => return passing(HubError::Status { url, status }, retry_after(response.headers())),
             _ => HubError::Status { url, status },
         };
         Err(Failure::Final(error))
@@ -293,14 +295,17 @@ fn protocol(url: &str, problem: String) -> HubError {
     HubError::Protocol { url: url.to_owned(), problem }
 }
 
-/// How long a server says to wait: `Retry-After`, or the hub's `RateLimit`, as `"api";r=0;t=55`.
-fn wait_asked(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let seconds = text("retry-after").and_then(|value| value.trim().parse().ok()).or_else(|| {
-        let reset = text("ratelimit")?.split(';').find_map(|part| part.trim().strip_prefix("t="))?;
-        reset.trim().parse().ok()
-    });
-    seconds.map(Duration::from_secs)
+/// How long a server says to wait, if it says so in seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// When the hub counts requests anew, by its `RateLimit: "api";r=0;t=55`. Every answer has that header.
+fn rate_limit_end(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("ratelimit")?.to_str().ok()?;
+    let seconds = text.split(';').find_map(|part| part.trim().strip_prefix("t="))?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// The content's name in `"name"` and `W/"name"`.
@@ -360,12 +365,12 @@ mod tests {
 
     #[test]
     fn waits_that_a_server_asks_for() {
-        let seconds = |pairs: &[_]| wait_asked(&headers(pairs)).map(|wait| wait.as_secs());
-        assert_eq!(seconds(&[("retry-after", "7")]), Some(7));
-        assert_eq!(seconds(&[("ratelimit", "\"api\";r=0;t=55")]), Some(55));
-        assert_eq!(seconds(&[("retry-after", "2"), ("ratelimit", "\"api\";r=0;t=55")]), Some(2));
-        assert_eq!(seconds(&[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")]), None);
-        assert_eq!(seconds(&[]), None);
+        let wait = Duration::from_secs;
+        assert_eq!(retry_after(&headers(&[("retry-after", "7")])), Some(wait(7)));
+        assert_eq!(retry_after(&headers(&[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")])), None);
+        assert_eq!(retry_after(&headers(&[])), None);
+        assert_eq!(rate_limit_end(&headers(&[("ratelimit", "\"api\";r=0;t=55")])), Some(wait(55)));
+        assert_eq!(rate_limit_end(&headers(&[("ratelimit", "none")])), None);
     }
 
     #[test]

@@ -76,9 +76,10 @@ pub enum HubError {
 
     /// The hub wants to know who asks, or does not let them.
     #[error(
-        "{id}: {endpoint} refuses access ({status}): {}, and if the model has a licence to accept, do that on {endpoint}/{}",
+        "{id}: {endpoint} refuses access ({status}): {}, and if the model has a licence to accept, do that on {endpoint}/{}{}",
         if *with_token { "set HF_TOKEN to a token that may read it" } else { "set HF_TOKEN to an access token" },
-        id.repository()
+        id.repository(),
+        if *with_token { "" } else { ". Models that do not exist may be refused like this, too" }
     )]
     Refused {
         /// The model.
@@ -112,12 +113,12 @@ pub enum HubError {
     },
 
     /// The hub cannot be reached, or stops in the middle, again and again.
-    #[error("cannot read {url}{}", cached_hint(cached.as_deref()))]
+    #[error("cannot read {url}{hint}")]
     Network {
         /// What was asked for.
         url: String,
-        /// The commit of the model that the cache has.
-        cached: Option<String>,
+        /// What can be done without a network, starting with a semicolon, or nothing.
+        hint: String,
         /// Why.
         source: Box<dyn StdError + Send + Sync>,
     },
@@ -197,11 +198,4 @@ fn asks(seconds: Option<u64>) -> String {
 
 fn token_hint(with_token: bool) -> &'static str {
     if with_token { "" } else { ", or set HF_TOKEN, which may ask more often" }
-}
-
-fn cached_hint(cached: Option<&str>) -> String {
-    match cached {
-        Some(commit) => format!("; the cache has the model's commit {commit}: HF_HUB_OFFLINE=1 uses that"),
-        None => "; HF_HUB_OFFLINE=1 uses only what the cache has, which this model is not".to_owned(),
-    }
 }

@@ -91,9 +91,11 @@ impl Hub {
         let client = Client::new(&self.settings)?;
         snapshot::download(&client, &cache, id, &mut Watch(watcher)).map_err(|error| match error {
             HubError::Network { url, source, .. } => {
-                let cached = Snapshot::cached(&cache, id).ok();
-                let cached = cached.and_then(|cached| cached.id.commit().map(str::to_owned));
-                HubError::Network { url, cached, source }
+                let hint = match Snapshot::cached(&cache, id) {
+                    Ok(cached) => format!("; the cache has {}: HF_HUB_OFFLINE=1 uses that", cached.id),
+                    Err(lacks) => format!("; the cache, which HF_HUB_OFFLINE=1 uses alone, {lacks}"),
+                };
+                HubError::Network { url, hint, source }
             }
             other => other,
         })

@@ -62,9 +62,9 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// Five tries within 15 s; pauses that the hub asks for, up to the five minutes over which it counts requests.
+    /// Five tries within 8 s; pauses that the hub asks for, up to the five minutes over which it counts requests.
     fn default() -> Self {
-        Self { tries: 5, first_pause: Duration::from_secs(1), longest_pause: Duration::from_secs(310) }
+        Self { tries: 5, first_pause: Duration::from_millis(500), longest_pause: Duration::from_secs(310) }
     }
 }
 

@@ -81,7 +81,8 @@ impl<'a> Partial<'a> {
             partial.restart()?;
         } else {
             let checksum = &mut partial.checksum;
-            let read = read_all(&mut partial.file, |part| checksum.update(part));
+            // No further than it was long: what is at the path may have no end.
+            let read = read_all(&mut (&partial.file).take(bytes), |part| checksum.update(part));
             partial.bytes = read.map_err(failed_to("read", &partial.path))?;
         }
         partial.furthest = partial.bytes;
@@ -148,7 +149,10 @@ impl<'a> Partial<'a> {
             }
             _ => {
                 self.expect_length(length)?;
-                Ok(self.restart()?)
+                if self.bytes > 0 {
+                    self.restart()?;
+                }
+                Ok(())
             }
         }
     }

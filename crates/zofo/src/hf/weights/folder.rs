@@ -1,75 +1,80 @@
-//! The weights of a model folder, in one safetensors file or in several with an index.
+//! The weights of a model folder, in one file or in several with an index.
 
-use std::{
-    collections::BTreeMap,
-    path::{Component, Path},
-};
-
-use serde_json::Value;
+use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    super::{
-        error::HfError,
-        json::{Keys, read_object},
-    },
-    SafetensorsFile, Stored,
+    super::{error::HfError, pytorch::PytorchFile, safetensors::SafetensorsFile},
+    WeightFile,
+    index::read_index,
 };
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-/// Files of PyTorch's own format, which runs code when it is read.
-const PYTORCH: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+/// A format that a folder's weights can be in.
+struct Format {
+    /// The file with all of them.
+    single: &'static str,
+    /// The list of several.
+    index: &'static str,
+    open: fn(&Path) -> Result<Box<dyn WeightFile>, HfError>,
+}
+
+/// The first that a folder has is read. Folders with both hold the same weights twice, and what transformers writes
+/// today is the former.
+const FORMATS: [Format; 2] = [
+    Format {
+        single: "model.safetensors",
+        index: "model.safetensors.index.json",
+        open: |path| Ok(Box::new(SafetensorsFile::open(path)?)),
+    },
+    Format {
+        single: "pytorch_model.bin",
+        index: "pytorch_model.bin.index.json",
+        open: |path| Ok(Box::new(PytorchFile::open(path)?)),
+    },
+];
 
 /// Every tensor of a model folder.
 #[derive(Debug)]
 pub(crate) struct ShardedWeights {
     /// By name, without the folder.
-    files: BTreeMap<String, SafetensorsFile>,
+    files: BTreeMap<String, Box<dyn WeightFile>>,
     /// The name of the file that has the tensor.
     file_of: BTreeMap<String, String>,
 }
 
 impl ShardedWeights {
-    /// Opens the weights in `folder`. Where there is a `model.safetensors`, an index is not looked at.
+    /// Opens the weights in `folder`. Where there is a file with all of them, an index is not looked at.
     ///
     /// # Errors
     /// There are none, a file cannot be used, or files and index disagree.
     pub(crate) fn open(folder: &Path) -> Result<Self, HfError> {
-        let single = folder.join(SINGLE);
-        let index = folder.join(INDEX);
-        if single.exists() {
-            let file = SafetensorsFile::open(&single)?;
-            let names = file.tensors().keys();
-            let file_of = names.map(|name| (name.clone(), SINGLE.to_owned())).collect();
-            let files = BTreeMap::from([(SINGLE.to_owned(), file)]);
-            return Ok(Self { files, file_of });
+        for format in &FORMATS {
+            let single = folder.join(format.single);
+            let index = folder.join(format.index);
+            if single.exists() {
+                let file = (format.open)(&single)?;
+                let names = file.names().into_iter();
+                let file_of = names.map(|name| (name.to_owned(), format.single.to_owned())).collect();
+                let files = BTreeMap::from([(format.single.to_owned(), file)]);
+                return Ok(Self { files, file_of });
+            }
+            if index.exists() {
+                return Self::open_indexed(folder, &index, format);
+            }
         }
-        if index.exists() {
-            return Self::open_indexed(folder, &index);
-        }
-        let has_pytorch = PYTORCH.iter().any(|name| folder.join(name).exists());
-        Err(HfError::NoModel {
-            path: folder.to_owned(),
-            missing: SINGLE,
-            hint: if has_pytorch {
-                ", and pytorch_model.bin is not supported: save the model again with transformers"
-            } else {
-                ""
-            },
-        })
+        Err(HfError::NoModel { path: folder.to_owned(), missing: FORMATS[0].single, hint: "" })
     }
 
-    fn open_indexed(folder: &Path, index: &Path) -> Result<Self, HfError> {
+    fn open_indexed(folder: &Path, index: &Path, format: &Format) -> Result<Self, HfError> {
         let file_of = read_index(index)?;
         let mut files = BTreeMap::new();
         for name in file_of.values() {
             if !files.contains_key(name) {
-                let file = SafetensorsFile::open(&folder.join(name))?;
+                let file = (format.open)(&folder.join(name))?;
                 files.insert(name.clone(), file);
             }
         }
         for (file_name, file) in &files {
-            for tensor in file.tensors().keys() {
+            for tensor in file.names() {
                 let listed = file_of.get(tensor);
                 if listed != Some(file_name) {
                     return Err(HfError::Unexpected {
@@ -86,7 +91,7 @@ impl ShardedWeights {
             return Err(HfError::Unexpected {
                 path: folder.join(&weights.file_of[absent]),
                 what: format!("tensor \"{absent}\""),
-                expected: format!("it here, where {INDEX} places it"),
+                expected: format!("it here, where {} places it", format.index),
                 found: "none".to_owned(),
             });
         }
@@ -98,52 +103,26 @@ impl ShardedWeights {
         self.file_of.keys().map(String::as_str)
     }
 
-    /// The file that has the tensor `name`, and what its header says of it.
-    pub(crate) fn find(&self, name: &str) -> Option<(&SafetensorsFile, &Stored)> {
-        let file = self.files.get(self.file_of.get(name)?)?;
-        Some((file, file.tensors().get(name)?))
+    /// The file that has the tensor `name`, and the tensor's shape.
+    pub(crate) fn find(&self, name: &str) -> Option<(&dyn WeightFile, &[usize])> {
+        let file = self.files.get(self.file_of.get(name)?)?.as_ref();
+        Some((file, file.shape(name)?))
     }
-}
-
-/// The `weight_map` of an index: the file of every tensor.
-fn read_index(path: &Path) -> Result<BTreeMap<String, String>, HfError> {
-    let object = read_object(path)?;
-    let index = Keys::new(path, &object);
-    let map = index.required("weight_map", |index, key| match index.get(key) {
-        None => Ok(None),
-        Some(Value::Object(map)) => Ok(Some(map)),
-        Some(_) => Err(index.unexpected(key, "an object")),
-    })?;
-    let entry = |(name, file): (&String, &Value)| match file.as_str() {
-        Some(file) if is_plain_name(file) => Ok((name.clone(), file.to_owned())),
-        _ => Err(HfError::Unexpected {
-            path: path.to_owned(),
-            what: format!("file of tensor \"{name}\""),
-            expected: "the name of a file in the same folder".to_owned(),
-            found: file.to_string(),
-        }),
-    };
-    map.iter().map(entry).collect()
-}
-
-/// Whether `name` is a file of the folder itself, on any system: an index must not make anyone read other places.
-fn is_plain_name(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    matches!(components.next(), Some(Component::Normal(first)) if first == name)
-        && components.next().is_none()
-        && !name.contains(['/', '\\', ':', '\0'])
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    use super::super::super::test_model::{
-        ModelFolder, TestModel, TestTensor, TestTensors, assert_says, message, safetensors_bytes,
+    use super::super::super::{
+        dtype::WeightDtype,
+        test_model::{ModelFolder, TestModel, TestTensor, TestTensors, assert_says, message, safetensors_bytes},
     };
     use super::*;
+
+    const INDEX: &str = FORMATS[0].index;
 
     fn sharded() -> ModelFolder {
         TestModel::new().write_sharded()
@@ -159,12 +138,15 @@ mod tests {
 
     #[test]
     fn finds_tensors_in_their_files() {
-        for folder in [sharded(), TestModel::new().write()] {
+        let test = TestModel::new();
+        let folders = [test.write(), test.write_sharded(), test.write_pytorch(), test.write_pytorch_sharded()];
+        for folder in folders {
             let weights = ShardedWeights::open(folder.root()).unwrap();
             assert_eq!(weights.names().count(), 21);
             for name in weights.names() {
-                let (file, stored) = weights.find(name).unwrap();
-                assert_eq!(&file.tensors()[name], stored);
+                let (file, shape) = weights.find(name).unwrap();
+                assert_eq!(shape, test.tensors[name].shape);
+                assert_eq!(file.load(name, WeightDtype::F32).unwrap()[..], test.tensors[name].bytes[..]);
             }
             assert!(weights.find("other").is_none());
         }
@@ -173,17 +155,37 @@ mod tests {
     #[test]
     fn weights_that_are_not_there() {
         let folder = TestModel::new().write();
-        fs::remove_file(folder.path(SINGLE)).unwrap();
+        fs::remove_file(folder.path("model.safetensors")).unwrap();
         let text = message(ShardedWeights::open(folder.root()));
-        assert_says(&text, &["model.safetensors is missing", "a model folder holds"]);
-        fs::write(folder.path(PYTORCH[0]), b"").unwrap();
-        let text = message(ShardedWeights::open(folder.root()));
-        assert_says(&text, &["pytorch_model.bin is not supported"]);
+        assert_says(&text, &["model.safetensors is missing", "a model folder holds", "pytorch_model.bin"]);
 
         let folder = sharded();
         fs::remove_file(folder.path("two.safetensors")).unwrap();
         let text = message(ShardedWeights::open(folder.root()));
         assert_says(&text, &["cannot open", "two.safetensors"]);
+    }
+
+    #[test]
+    fn safetensors_files_come_first() {
+        let folder = sharded();
+        fs::write(folder.path("pytorch_model.bin"), b"").unwrap();
+        assert_eq!(ShardedWeights::open(folder.root()).unwrap().names().count(), 21);
+        fs::remove_file(folder.path(INDEX)).unwrap();
+        let text = message(ShardedWeights::open(folder.root()));
+        assert_says(&text, &["pytorch_model.bin", "as torch.save writes it"]);
+    }
+
+    #[test]
+    fn a_pytorch_index_is_checked_as_well() {
+        const INDEX: &str = FORMATS[1].index;
+        let folder = TestModel::new().write_pytorch_sharded();
+        let mut index = folder.read_json(INDEX);
+        index["weight_map"]["ghost"] = json!("one.bin");
+        folder.write_json(INDEX, &index);
+        assert_says(&message(ShardedWeights::open(folder.root())), &["one.bin", "\"ghost\"", INDEX, "found none"]);
+        index["weight_map"]["ghost"] = json!("../one.bin");
+        folder.write_json(INDEX, &index);
+        assert_says(&message(ShardedWeights::open(folder.root())), &[INDEX, "\"ghost\"", "in the same folder"]);
     }
 
     #[test]
