@@ -75,6 +75,17 @@ fn kill_at_random(settings: &str) {
 }
 
 #[test]
+fn a_killed_run_of_any_block_ends_as_an_uninterrupted_one() {
+    for settings in [
+        "--set peft.dropout=0.2 --set peft.targets=all-linear",
+        "--set peft.kind=prefix --set peft.init=projection --set peft.projection_hidden=6",
+        "--set peft.kind=prompt --set peft.shadow_init=independent",
+    ] {
+        kill_at_random(settings);
+    }
+}
+
+#[test]
 fn killed_at_any_instant() {
     kill_at_random("--set run.keep=last");
 }

@@ -57,6 +57,17 @@ fn golden_peft_logits_and_losses() {
         let mean = number(&case.expected()["loss"], "mean");
         report.number("loss", &place, loss(&backbone, &adapter, &batch), mean, LOSS);
 
+        if expected.names().contains(&"virtual_logits") {
+            let virtual_logits = values(backbone.prompt_logits(&adapter));
+            report.close(
+                "logits",
+                format!("{place}: virtual"),
+                &virtual_logits,
+                expected.real("virtual_logits"),
+                LOGITS,
+            );
+        }
+
         // What is written and read again computes the same bits.
         let written = tempfile::tempdir().unwrap();
         adapter.write(&base.path("model"), written.path()).unwrap();

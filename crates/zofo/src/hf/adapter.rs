@@ -1,10 +1,13 @@
-//! PEFT's adapter folders: `adapter_config.json` and `adapter_model.safetensors`.
+//! PEFT's adapter folders: `adapter_config.json` and `adapter_model.safetensors`, or the older `adapter_model.bin`.
 
 mod lora;
 mod names;
 mod prompt_learning;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Map, Value};
 
@@ -19,12 +22,15 @@ use super::{
     dtype::WeightDtype,
     error::HfError,
     json::{Keys, read_object},
+    pytorch::PytorchFile,
     safetensors::{SafetensorsFile, TensorSpec, write_shard},
     weights::WeightFile,
 };
 
 const CONFIG: &str = "adapter_config.json";
-pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
+const WEIGHTS: &str = "adapter_model.safetensors";
+/// As PEFT wrote before it had the other. It is read, and never written.
+const PICKLED_WEIGHTS: &str = "adapter_model.bin";
 
 /// An adapter of one of the supported kinds, as PEFT keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,8 +59,9 @@ impl PeftAdapter {
     /// A file is missing, cannot be read or is wrong; the adapter is of a kind, or has an option that changes what is
     /// computed, that is not supported; a tensor is missing, or has not the shape that the configuration says.
     pub fn read(dir: &Path) -> Result<Self, HfError> {
-        for missing in [CONFIG, WEIGHTS] {
-            if !dir.join(missing).exists() {
+        let weights = weights_path(dir);
+        for (path, missing) in [(&dir.join(CONFIG), CONFIG), (&weights, WEIGHTS)] {
+            if !path.exists() {
                 return Err(HfError::NoAdapter { path: dir.to_owned(), missing });
             }
         }
@@ -68,11 +75,15 @@ impl PeftAdapter {
         if keys.string("task_type")?.is_some_and(|task| task != "CAUSAL_LM") {
             return Err(keys.unsupported("task_type", "\"CAUSAL_LM\""));
         }
-        let tensors = SafetensorsFile::open(&dir.join(WEIGHTS))?;
+        let tensors: Box<dyn WeightFile> = if weights.ends_with(PICKLED_WEIGHTS) {
+            Box::new(PytorchFile::open(&weights)?)
+        } else {
+            Box::new(SafetensorsFile::open(&weights)?)
+        };
         match kind {
-            "LORA" => PeftLora::from_files(&keys, &tensors).map(Self::Lora),
-            "PREFIX_TUNING" => PeftPrefix::from_files(&keys, &tensors).map(Self::Prefix),
-            _ => PeftPrompt::from_files(&keys, &tensors).map(Self::Prompt),
+            "LORA" => PeftLora::from_files(&keys, &*tensors).map(Self::Lora),
+            "PREFIX_TUNING" => PeftPrefix::from_files(&keys, &*tensors).map(Self::Prefix),
+            _ => PeftPrompt::from_files(&keys, &*tensors).map(Self::Prompt),
         }
     }
 
@@ -97,6 +108,13 @@ impl AdapterMatrix {
     }
 }
 
+/// The file of the tensors in an adapter folder: the newer one, if there are both or none.
+pub(crate) fn weights_path(dir: &Path) -> PathBuf {
+    let pickled = dir.join(PICKLED_WEIGHTS);
+    let path = dir.join(WEIGHTS);
+    if pickled.exists() && !path.exists() { pickled } else { path }
+}
+
 /// Writes both files of an adapter.
 fn write_folder(dir: &Path, config: &Value, matrices: &BTreeMap<String, &AdapterMatrix>) -> Result<(), HfError> {
     let specs: Vec<_> = matrices
@@ -117,10 +135,10 @@ fn write_folder(dir: &Path, config: &Value, matrices: &BTreeMap<String, &Adapter
 }
 
 /// Reads a matrix in any of the float types.
-fn read_matrix(file: &SafetensorsFile, name: &str) -> Result<AdapterMatrix, HfError> {
+fn read_matrix(file: &dyn WeightFile, name: &str) -> Result<AdapterMatrix, HfError> {
     let bytes = file.load(name, WeightDtype::F32)?;
-    let shape = &file.tensors()[name].shape;
-    let shape = <[usize; 2]>::try_from(shape.as_slice()).map_err(|_| HfError::Unexpected {
+    let shape = file.shape(name).unwrap_or_default();
+    let shape = <[usize; 2]>::try_from(shape).map_err(|_| HfError::Unexpected {
         path: file.path().to_owned(),
         what: format!("shape of tensor \"{name}\""),
         expected: "a matrix".to_owned(),

@@ -47,11 +47,6 @@ impl SafetensorsFile {
         Ok(Self { mapped, tensors })
     }
 
-    /// The tensors by name.
-    pub(super) fn tensors(&self) -> &BTreeMap<String, Stored> {
-        &self.tensors
-    }
-
     fn weight(&self, name: &str) -> Result<(&Stored, Float), HfError> {
         let stored = self.tensors.get(name).ok_or_else(|| self.mapped.no_tensor(name))?;
         Ok((stored, self.mapped.weight_type(name, stored.dtype)?))

@@ -4,7 +4,7 @@ use super::dropout::dropout;
 use super::error::AdapterError;
 use super::init::tensor_of;
 use super::targets::{Target, peft_targets, resolve, scaled};
-use crate::hf::{ADAPTER_WEIGHTS, AdapterMatrix, HfError, LoraPair, ModuleNames, Patterns, PeftLora};
+use crate::hf::{AdapterMatrix, HfError, LoraPair, ModuleNames, Patterns, PeftLora, adapter_weights_path};
 use crate::model::DecoderConfig;
 use crate::model::config::{WeightOrder, module_of};
 use crate::task::SplitMix64;
@@ -229,7 +229,7 @@ fn check_fit(stored: &PeftLora, dir: &Path, model: &DecoderConfig) -> Result<(),
         let module = &pair.module;
         if module_of(&model.output.head) == module {
             return Err(HfError::Unsupported {
-                path: dir.join(ADAPTER_WEIGHTS),
+                path: adapter_weights_path(dir),
                 what: format!("module \"{module}\""),
                 found: "LoRA on the output matrix".to_owned(),
                 supported: "LoRA on the linear layers inside the blocks".to_owned(),
@@ -242,7 +242,7 @@ fn check_fit(stored: &PeftLora, dir: &Path, model: &DecoderConfig) -> Result<(),
             None => "a linear layer of the base model".to_owned(),
         };
         return Err(HfError::Unexpected {
-            path: dir.join(ADAPTER_WEIGHTS),
+            path: adapter_weights_path(dir),
             what: format!("module \"{module}\""),
             expected,
             found: format!("one for {found:?} (is the adapter for another model?)"),

@@ -2,7 +2,7 @@
 //! 2101.00190). They stand in the key/value cache as they are: neither projected nor rotated.
 
 use super::init::{InitTokens, exactly, normal, tensor_of, uniform};
-use crate::hf::{ADAPTER_WEIGHTS, AdapterMatrix, HfError, PeftPrefix};
+use crate::hf::{AdapterMatrix, HfError, PeftPrefix, adapter_weights_path};
 use crate::model::{Backbone, DecoderConfig};
 use burn::tensor::{Device, Tensor};
 use std::path::Path;
@@ -132,7 +132,7 @@ impl Prefix {
                 format!("{layers} layers, {heads} heads of keys and values, of width {width} together")
             };
             return Err(HfError::Unexpected {
-                path: dir.join(ADAPTER_WEIGHTS),
+                path: adapter_weights_path(dir),
                 what: format!("tensor \"{KEYS_AND_VALUES}\""),
                 expected: format!("a prefix for the base model's {}", sizes(expected)),
                 found: format!("one for {} (is the adapter for another model?)", sizes(found)),

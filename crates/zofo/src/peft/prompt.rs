@@ -2,7 +2,7 @@
 //! 2104.08691).
 
 use super::init::{InitTokens, exactly, normal, tensor_of};
-use crate::hf::{ADAPTER_WEIGHTS, AdapterMatrix, HfError, PeftPrompt};
+use crate::hf::{AdapterMatrix, HfError, PeftPrompt, adapter_weights_path};
 use crate::model::{Backbone, DecoderConfig};
 use burn::tensor::{Device, Tensor};
 use std::path::Path;
@@ -65,7 +65,7 @@ impl Prompt {
         let width = model.embedding.width;
         if shape[1] != width {
             return Err(HfError::Unexpected {
-                path: dir.join(ADAPTER_WEIGHTS),
+                path: adapter_weights_path(dir),
                 what: format!("tensor \"{EMBEDDINGS}\""),
                 expected: format!("a prompt for the base model's embeddings of width {width}"),
                 found: format!("one of width {} (is the adapter for another model?)", shape[1]),

@@ -9,7 +9,7 @@ use std::{
 
 use self::config::LoraKeys;
 use super::{
-    super::{error::HfError, json::Keys, safetensors::SafetensorsFile, weights::WeightFile},
+    super::{error::HfError, json::Keys, weights::WeightFile},
     AdapterMatrix, BadPattern, CONFIG, Patterns, WEIGHTS,
     names::is_meant,
     read_matrix, write_folder,
@@ -59,7 +59,7 @@ pub struct LoraPair {
 impl PeftLora {
     /// The modules are those that have tensors. `target_modules` is as in the folder if that is a list that nothing
     /// narrows, and otherwise (a pattern, a choice of layers) the paths of these modules.
-    pub(super) fn from_files(keys: &Keys<'_>, file: &SafetensorsFile) -> Result<Self, HfError> {
+    pub(super) fn from_files(keys: &Keys<'_>, file: &dyn WeightFile) -> Result<Self, HfError> {
         let keys = LoraKeys::read(keys)?;
         let tensors = read_pairs(file)?;
         let all = || tensors.iter().map(|pair| pair.module.clone()).collect();
@@ -143,9 +143,9 @@ fn bad_pattern(path: &Path, key: &str, error: &BadPattern) -> HfError {
 }
 
 /// The pairs in the file, by the order of their modules' names.
-fn read_pairs(file: &SafetensorsFile) -> Result<Vec<LoraPair>, HfError> {
+fn read_pairs(file: &dyn WeightFile) -> Result<Vec<LoraPair>, HfError> {
     let mut halves: BTreeMap<&str, [Option<AdapterMatrix>; 2]> = BTreeMap::new();
-    for name in file.tensors().keys() {
+    for name in file.names() {
         let module = name.strip_prefix(PREFIX).and_then(|module| {
             let a = module.strip_suffix(A).map(|module| (module, 0));
             a.or_else(|| module.strip_suffix(B).map(|module| (module, 1)))

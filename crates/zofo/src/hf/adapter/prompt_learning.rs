@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::{Value, json};
 
 use super::{
-    super::{error::HfError, json::Keys, safetensors::SafetensorsFile, weights::WeightFile},
+    super::{error::HfError, json::Keys, weights::WeightFile},
     AdapterMatrix, CONFIG, WEIGHTS, config_json, is_set, read_matrix, write_folder,
 };
 
@@ -45,7 +45,7 @@ pub struct PeftPrompt {
 }
 
 impl PeftPrefix {
-    pub(super) fn from_files(keys: &Keys<'_>, file: &SafetensorsFile) -> Result<Self, HfError> {
+    pub(super) fn from_files(keys: &Keys<'_>, file: &dyn WeightFile) -> Result<Self, HfError> {
         // Whether there was a projection changes nothing: see the type. The value has to be one all the same.
         keys.boolean("prefix_projection")?;
         let sizes = Sizes::read(keys)?;
@@ -77,7 +77,7 @@ impl PeftPrefix {
 }
 
 impl PeftPrompt {
-    pub(super) fn from_files(keys: &Keys<'_>, file: &SafetensorsFile) -> Result<Self, HfError> {
+    pub(super) fn from_files(keys: &Keys<'_>, file: &dyn WeightFile) -> Result<Self, HfError> {
         let sizes = Sizes::read(keys)?;
         let expected = format!("by the num_virtual_tokens and token_dim of {CONFIG}");
         Ok(Self {
@@ -134,8 +134,9 @@ impl Sizes {
 }
 
 /// The one tensor of the file, which has to have this shape.
-fn read_embeddings(file: &SafetensorsFile, shape: [usize; 2], why: &str) -> Result<AdapterMatrix, HfError> {
-    if let Some(other) = file.tensors().keys().find(|name| *name != EMBEDDINGS) {
+fn read_embeddings(file: &dyn WeightFile, shape: [usize; 2], why: &str) -> Result<AdapterMatrix, HfError> {
+    let names = file.names();
+    if let Some(other) = names.iter().find(|name| **name != EMBEDDINGS) {
         return Err(HfError::Unsupported {
             path: file.path().to_owned(),
             what: "a tensor".to_owned(),
@@ -143,7 +144,7 @@ fn read_embeddings(file: &SafetensorsFile, shape: [usize; 2], why: &str) -> Resu
             supported: format!("{EMBEDDINGS} alone"),
         });
     }
-    if file.tensors().is_empty() {
+    if names.is_empty() {
         return Err(HfError::MissingTensors { path: file.path().to_owned(), names: vec![EMBEDDINGS.to_owned()] });
     }
     let matrix = read_matrix(file, EMBEDDINGS)?;

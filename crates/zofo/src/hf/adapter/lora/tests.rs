@@ -5,6 +5,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::super::super::pytorch::test_file::pytorch_bytes;
 use super::super::super::test_model::{TestTensor, TestTensors, assert_says, message, safetensors_bytes};
 use super::super::PeftAdapter;
 use super::*;
@@ -129,6 +130,21 @@ fn values_in_other_types() {
     let expected = lora().tensors[0].a.values.clone();
     let expected = expected.iter().map(|&value| bf16::from_f32(value).to_f32());
     assert_eq!(read.tensors[0].a.values, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn tensors_in_the_older_file() {
+    let (_root, dir) = written(&lora());
+    let tensors = lora().tensors.into_iter().flat_map(|pair| {
+        let name = |ending| format!("{PREFIX}{}{ending}", pair.module);
+        let tensor = |matrix: &AdapterMatrix| TestTensor::f32(&matrix.shape, &matrix.values);
+        [(name(A), tensor(&pair.a)), (name(B), tensor(&pair.b))]
+    });
+    fs::write(dir.join("adapter_model.bin"), pytorch_bytes(&tensors.collect())).unwrap();
+    fs::write(dir.join(WEIGHTS), "damaged").unwrap();
+    assert_says(&message(read(&dir)), &[WEIGHTS]);
+    fs::remove_file(dir.join(WEIGHTS)).unwrap();
+    assert_eq!(read(&dir).unwrap(), lora());
 }
 
 #[test]
