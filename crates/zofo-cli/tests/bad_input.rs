@@ -117,7 +117,7 @@ fn model_folders() {
     damaged(
         "config.json",
         &|bytes| replaced(bytes, "LlamaForCausalLM", "BertForMaskedLM"),
-        &["model/config.json", "BertForMaskedLM", "supported: LlamaForCausalLM"],
+        &["model/config.json", "BertForMaskedLM", "supported: ", "LlamaForCausalLM", "Qwen3ForCausalLM"],
     );
     damaged(
         "config.json",
