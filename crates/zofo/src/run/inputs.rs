@@ -36,6 +36,7 @@ impl Inputs {
         let files = ModelFiles::open(&config.model.path)?;
         let tokenizer = files.tokenizer()?;
         let task = Task::load(&config.data.task)?;
+        task.expect_classification("training")?;
         let train = Dataset::open(&config.data.dir, &task, DataSplit::Train)?;
         let held_out = Dataset::open(&config.data.dir, &task, DataSplit::Validation)?;
         let data = &config.data;
@@ -48,7 +49,7 @@ impl Inputs {
         )?;
         let count = evaluation_count(held_out.examples.len(), data.eval_examples);
 
-        let encoder = Encoder::new(&task, data.template, &tokenizer, files.config().limits())?;
+        let encoder = Encoder::new(&task, &data.template, &tokenizer, files.config().limits())?;
         let pick = |rows: &[usize]| encoder.encode(rows.iter().map(|&row| &train.examples[row]));
         let parts = [
             pick(&splits.inner)?,

@@ -1,6 +1,7 @@
 //! Typed values out of what was written.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use toml::Value;
 
@@ -156,6 +157,11 @@ impl<'a> Reader<'a> {
                 Ok(strings)
             })
             .transpose()
+    }
+
+    /// A string that means something; `expected` says what it must be.
+    pub(super) fn parsed<T: FromStr>(&self, key: &str, expected: &str) -> Result<Option<T>, ConfigError> {
+        self.source.get(key).map(|entry| string_of(entry)?.parse().map_err(|_| mismatch(entry, expected))).transpose()
     }
 
     /// One of a few words.
