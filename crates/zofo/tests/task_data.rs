@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -89,11 +90,12 @@ fn data_scored_tokens_are_the_answers_in_every_example_and_template() {
         }
     }
     let mut all = Tally::default();
+    let mut stderr = std::io::stderr().lock();
     for ((task, template), tally) in &tallies {
-        println!("{task:26} {template:14} {tally}");
+        writeln!(stderr, "{task:26} {template:14} {tally}").unwrap();
         all.add(tally);
     }
-    println!("{:26} {:14} {all}", "all", "");
+    writeln!(stderr, "{:26} {:14} {all}", "all", "").unwrap();
     assert!(all.examples > 100_000, "{all}");
     assert_eq!(all.candidates, all.exact + all.wider + all.narrower);
 }
@@ -115,7 +117,7 @@ fn check_example(
     encoded: &EncodedExample,
     tally: &mut Tally,
 ) {
-    let place = format!("{}:{}, template {}", example.source.display(), example.line, template.name());
+    let place = format!("{}:{}, template \"{}\"", example.source.display(), example.line, template.name());
     let rendered = template.render(example).unwrap();
     assert_eq!(encoded.candidates.len(), rendered.verbalized.len(), "{place}");
     assert!(!encoded.golds.is_empty(), "{place}");
@@ -161,7 +163,7 @@ impl std::fmt::Display for Tally {
         let Self { examples, candidates, exact, wider, narrower } = self;
         write!(
             formatter,
-            "{examples:7} examples {candidates:7} candidates {exact:7} exact {wider:4} wider {narrower:4} narrower"
+            "{examples:6} examples {candidates:7} candidates {exact:7} exact {wider:4} wider {narrower:4} narrower"
         )
     }
 }
