@@ -247,6 +247,7 @@ fn tasks_are_listed_and_shown() {
     let command = format!("tasks show sst2 --data data --model {MODEL}");
     let text = stdout(&workspace.zofo(&command).success());
     assert!(text.contains("prompt \"a dull and dull film , number 0 . It was\""), "{text}");
+    assert!(text.contains(" before the answer)\n  0 right   \" terrible\"\n            | "), "{text}");
     let report = json_of(&workspace.zofo(&format!("{command} --json")).success());
     let examples = report["examples"].as_array().unwrap();
     assert_eq!(examples.len(), 3);
@@ -284,6 +285,10 @@ fn a_generation_task_is_shown_but_neither_evaluated_nor_trained_on_yet() {
     }
     let refused = workspace.zofo(&format!("eval --model {MODEL} --task drop"));
     assert_error(refused, 2, &["task \"drop\" is of kind \"generation\"", "zofo eval is only for"]);
+    let refused = workspace.zofo("train config.toml --set data.task=drop --set data.dir=data");
+    assert_error(refused, 2, &["task \"drop\" is of kind \"generation\"", "training is only for"]);
+    let refused = workspace.zofo("train config.toml --set data.template=v2");
+    assert_error(refused, 2, &["has no template \"v2\"; it has: none, prompt"]);
 }
 
 #[test]

@@ -255,14 +255,19 @@ impl ExampleReport {
         if let Some(null) = self.null.as_ref().filter(|null| !null.is_empty()) {
             let _ = writeln!(text, "          null   {null:?}");
         }
+        // Candidates mostly share the tokens before their answers, which are then shown once.
+        let shared =
+            self.candidates.first().and_then(|candidate| candidate.tokens.as_ref()).map(|tokens| &tokens.context);
+        if let Some(context) = shared {
+            let _ = writeln!(text, "          tokens {} ({} before the answer)", context.join(" "), context.len());
+        }
         for (index, candidate) in self.candidates.iter().enumerate() {
             let mark = if self.golds.contains(&index) { "right" } else { "     " };
             let answer = candidate.text.strip_prefix(&self.prompt).unwrap_or(&candidate.text);
             let _ = writeln!(text, "  {index} {mark}   {answer:?}");
-            if let Some(tokens) = &candidate.tokens {
-                let (context, scored) = (tokens.context.join(" "), tokens.scored.join(" "));
-                let (before, after) = (tokens.context.len(), tokens.scored.len());
-                let _ = writeln!(text, "            {context} | {scored}   ({before} before, {after} scored)");
+            if let Some(Tokens { context, scored }) = &candidate.tokens {
+                let before = if Some(context) == shared { String::new() } else { context.join(" ") + " " };
+                let _ = writeln!(text, "            {before}| {} ({} scored)", scored.join(" "), scored.len());
             }
         }
         for other in self.answers.iter().skip(1) {

@@ -53,6 +53,16 @@
 //!
 //! Of a generation task the label is a text or a list of texts: all count as right, the first is trained on.
 //!
+//! ```toml
+//! # Rows as {"passage": …, "query": "@placeholder scored", "names": ["Ann", "Bob"], "right": ["Bob"]}
+//! [label]
+//! field = "right"
+//! choices = "names"
+//! [template.prompt]
+//! prompt = "{{ passage }}\n"
+//! candidate = "{{ query | fill(item) }}"
+//! ```
+//!
 //! # `[template.NAME]`
 //!
 //! Any number of templates with names of letters, digits, `-` and `_`. `prompt` is used unless another is named; by
@@ -89,6 +99,17 @@
 //! | `stop` | texts that end an answer and are not part of it. Default: none but the model's end of text |
 //! | `max_new_tokens` | the longest answer. Default: 50 |
 //!
+//! ```toml
+//! # Rows as {"question": …, "answers": {"text": ["in 1066", "1066"]}}; kind = "generation" at the top
+//! [label]
+//! field = "answers.text"
+//! [generation]
+//! stop = ["\n"]
+//! [template.prompt]
+//! prompt = "Question: {{ question | strip }}\nAnswer:"
+//! answer = " {{ answer }}\n"
+//! ```
+//!
 //! # `[source]`
 //!
 //! Where the data set is on the Hugging Face hub: `hub` (its id), `config` (its configuration, if it has several) and
@@ -101,15 +122,15 @@ use std::fs;
 use std::path::Path;
 
 use super::builtin::BUILTIN;
-use super::engine::{Engine, Fault};
 use super::error::TaskError;
-use super::label::{self, Label};
+use super::label::Label;
 use super::metric::Metric;
 use super::source::Source;
 use super::template::{Template, TemplateName};
+use file::TaskFile;
 pub use file::{Field, FieldType, Generation, Kind};
-use file::{LabelSource, TaskFile};
 
+mod check;
 pub(super) mod file;
 
 /// A task: the fields of its rows, its templates, its metric.
@@ -173,9 +194,9 @@ impl Task {
     pub fn parse(text: &str, origin: &str) -> Result<Self, TaskError> {
         let invalid = |reason: String| TaskError::Definition { origin: origin.to_owned(), reason };
         let file: TaskFile = toml::from_str(text).map_err(|error| invalid(error.to_string().trim_end().to_owned()))?;
-        check_name(&file.name).map_err(invalid)?;
-        check_fields(&file.fields).map_err(invalid)?;
-        check_kind(&file).map_err(invalid)?;
+        check::name(&file.name).map_err(invalid)?;
+        check::fields(&file.fields).map_err(invalid)?;
+        check::kind(&file).map_err(invalid)?;
 
         let choices = file.label.choices.as_deref();
         let mut templates = BTreeMap::new();
@@ -194,10 +215,10 @@ impl Task {
             let template = Template::compile(&file.name, &name, source, &file.fields, choices)?;
             templates.insert(name, template);
         }
-        let candidates = candidate_count(&templates).map_err(invalid)?;
-        let metric = metric(file.metric, file.kind, candidates).map_err(invalid)?;
-        let classes = classes(&file.label, candidates).map_err(invalid)?;
-        let computed = compile_value(&file.label, &file.fields).map_err(invalid)?;
+        let candidates = check::candidate_count(&templates).map_err(invalid)?;
+        let metric = check::metric(file.metric, file.kind, candidates).map_err(invalid)?;
+        let classes = check::classes(&file.label, candidates).map_err(invalid)?;
+        let computed = check::label_value(&file.label, &file.fields).map_err(invalid)?;
         Ok(Self {
             label: Label::new(file.label, candidates, computed),
             name: file.name,
@@ -293,134 +314,6 @@ impl Task {
             wanted: name.clone(),
             defined: self.templates.keys().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         })
-    }
-}
-
-/// The name is also the name of a folder.
-fn check_name(name: &str) -> Result<(), String> {
-    if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
-        return Err(format!(
-            "`name` must be a plain word, without slashes and not beginning with a full stop; found \"{name}\""
-        ));
-    }
-    Ok(())
-}
-
-fn check_fields(fields: &BTreeMap<String, Field>) -> Result<(), String> {
-    match fields.iter().find(|(_, field)| field.kind != FieldType::String && !field.one_of.is_empty()) {
-        Some((name, _)) => Err(format!("field `{name}`: `one_of` is for fields of type \"string\"")),
-        None => Ok(()),
-    }
-}
-
-/// What sections may stand together.
-fn check_kind(file: &TaskFile) -> Result<(), String> {
-    let label = &file.label;
-    if label.field.is_empty() == label.value.is_none() {
-        return Err("[label]: expected one of `field` and `value`".to_owned());
-    }
-    if file.kind == Kind::Classification && file.generation.is_some() {
-        return Err("[generation] is for kind = \"generation\"".to_owned());
-    }
-    if file.kind == Kind::Generation && (label.values.is_some() || label.names.is_some() || label.choices.is_some()) {
-        return Err("[label]: `values`, `names` and `choices` are for kind = \"classification\"".to_owned());
-    }
-    if let Some(choices) = &label.choices {
-        let fits = |field: &&Field| field.kind == FieldType::Strings && !field.optional;
-        if file.fields.get(choices).filter(fits).is_none() {
-            return Err(format!(
-                "[label]: `choices` must name a field of type \"strings\" that is not optional; found \"{choices}\""
-            ));
-        }
-    }
-    if file.template.is_empty() {
-        return Err("expected at least one template, as [template.prompt]".to_owned());
-    }
-    Ok(())
-}
-
-/// The number that all templates have; `None` if it is not theirs but the rows'.
-fn candidate_count(templates: &BTreeMap<TemplateName, Template>) -> Result<Option<usize>, String> {
-    let mut counts = templates.values().map(Template::candidate_count);
-    let first = counts.next().flatten();
-    let differs = templates.values().find(|template| template.candidate_count() != first);
-    match (first, differs) {
-        (Some(first), Some(other)) => Err(format!(
-            "template \"{}\" has {} candidates, another has {first}; labels need one number",
-            other.name(),
-            other.candidate_count().unwrap_or_default()
-        )),
-        _ => Ok(first),
-    }
-}
-
-fn metric(metric: Option<Metric>, kind: Kind, candidates: Option<usize>) -> Result<Metric, String> {
-    match (metric, kind) {
-        (None, Kind::Classification) => Ok(Metric::Accuracy),
-        (None, Kind::Generation) => Ok(Metric::F1),
-        (Some(metric), kind) if metric.kind() != kind => {
-            Err(format!("metric = \"{metric}\" is for kind = \"{}\", but this task's is \"{kind}\"", metric.kind()))
-        }
-        (Some(Metric::MacroF1), _) if candidates.is_none() => {
-            Err("metric = \"macro-f1\" needs classes, but here candidates differ from row to row".to_owned())
-        }
-        (Some(metric), _) => Ok(metric),
-    }
-}
-
-/// Names of the classes, after a check that the label section has as many of everything as there are candidates.
-fn classes(label: &LabelSource, candidates: Option<usize>) -> Result<Vec<String>, String> {
-    let counted = |what: &str, found: usize| match candidates {
-        Some(candidates) if found != candidates => {
-            Err(format!("[label]: `{what}` has {found} entries, but there are {candidates} candidates"))
-        }
-        _ => Ok(()),
-    };
-    if let Some(values) = &label.values {
-        counted("values", values.len())?;
-        let all: Vec<_> = values.iter().flatten().collect();
-        if let Some(twice) = all.iter().enumerate().find(|(index, value)| all[..*index].contains(value)) {
-            return Err(format!("[label]: `values` has {} twice", twice.1));
-        }
-    }
-    let Some(candidates) = candidates else {
-        return match label.names {
-            Some(_) => Err("[label]: `names` needs classes, but here candidates differ from row to row".to_owned()),
-            None => Ok(Vec::new()),
-        };
-    };
-    if let Some(names) = &label.names {
-        counted("names", names.len())?;
-        if let Some(twice) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
-            return Err(format!("[label]: `names` has \"{}\" twice", twice.1));
-        }
-        return Ok(names.clone());
-    }
-    let strings = label.values.iter().flatten().map(|class| class[0].as_str().map(str::to_owned));
-    let strings: Option<Vec<String>> = strings.collect();
-    match strings {
-        Some(names) if !names.is_empty() => Ok(names),
-        _ => Ok((0..candidates).map(|position| position.to_string()).collect()),
-    }
-}
-
-fn compile_value(label: &LabelSource, fields: &BTreeMap<String, Field>) -> Result<Option<Engine>, String> {
-    let Some(source) = &label.value else {
-        return Ok(None);
-    };
-    let known = fields.keys().map(String::as_str).collect();
-    let compile = || {
-        let mut engine = Engine::new()?;
-        engine.add(label::VALUE, source.clone(), &known)?;
-        Ok(engine)
-    };
-    match compile() {
-        Ok(engine) => Ok(Some(engine)),
-        Err(Fault::Syntax(reason)) => Err(format!("[label]: `value`: {reason}")),
-        Err(Fault::UnknownVariable(field)) => Err(format!(
-            "[label]: `value`: unknown field `{field}`; the task declares: {}",
-            known.into_iter().collect::<Vec<_>>().join(", ")
-        )),
     }
 }
 
