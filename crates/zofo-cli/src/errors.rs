@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::iter;
 use std::process::ExitCode;
 use zofo::hf::HfError;
+use zofo::hf::hub::HubError;
 use zofo::run::RunError;
 use zofo::run::config::ConfigError;
 use zofo::task::TaskError;
@@ -120,11 +121,12 @@ fn exit_code(error: &Error) -> u8 {
         Error::Run(error) => match error {
             RunError::Config(ConfigError::Write { .. }) => OTHER,
             RunError::Config(_)
-            | RunError::Target(_)
+            | RunError::Adapter(_)
             | RunError::Conflict(_)
             | RunError::OutputExists { .. }
             | RunError::NotARun { .. } => USAGE,
             RunError::Task(error) => task_exit_code(error),
+            RunError::Hf(HfError::Hub(error)) => hub_exit_code(error),
             // An output folder in which something else lies.
             RunError::Hf(HfError::File(_)) if reason == Some(ErrorKind::AlreadyExists) => USAGE,
             RunError::Hf(HfError::File(file)) if !matches!(file.operation(), "read" | "open" | "map") => OTHER,
@@ -156,6 +158,18 @@ fn task_exit_code(error: &TaskError) -> u8 {
     }
 }
 
+/// A model that is not there is input; a hub that does not answer is not.
+fn hub_exit_code(error: &HubError) -> u8 {
+    match error {
+        HubError::Setting { .. } => USAGE,
+        HubError::Network { .. } | HubError::TooManyRequests { .. } | HubError::Status { .. } | HubError::File(_) => {
+            OTHER
+        }
+        HubError::Interrupted => INTERRUPTED,
+        _ => INPUT,
+    }
+}
+
 /// What to do, where the message itself does not say it.
 fn hint(error: &Error) -> Option<String> {
     if let Some(kind) = system_reason(error).filter(|kind| is_exhausted(*kind)) {
@@ -167,6 +181,11 @@ fn hint(error: &Error) -> Option<String> {
     match error {
         Error::Run(RunError::Config(ConfigError::Read { source, .. })) if source.kind() == ErrorKind::NotFound => Some(
             "give the path of a TOML file; the folder examples/ of zofo's source has some to start from".to_owned(),
+        ),
+        Error::Run(RunError::Hf(HfError::NoSuchModel { .. })) => Some(
+            "a model is a Hugging Face model folder, a .gguf file, or, on the Hugging Face Hub, org/name[@revision] or \
+             org/name/file.gguf[@revision]"
+                .to_owned(),
         ),
         Error::Run(RunError::Task(TaskError::MissingData { .. })) => {
             Some("`--data` (of `train`: `data.dir`) is the folder that holds a folder of the task's name".to_owned())

@@ -6,6 +6,7 @@ mod arguments;
 mod commands;
 mod errors;
 mod interrupt;
+mod model;
 mod output;
 mod progress;
 
@@ -29,7 +30,8 @@ const LOG: &str = "ZOFO_LOG";
     max_term_width = 100,
     after_help = "Results go to stdout, messages to stderr. Exit codes: 0 done, 2 usage or configuration, 3 input data, \
                   4 training diverged, 5 memory or disk, 130 interrupted and saved, 1 anything else. \
-                  ZOFO_LOG=debug logs more; NO_COLOR switches colours off."
+                  ZOFO_LOG=debug logs more; NO_COLOR switches colours off. HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT \
+                  and HF_HUB_OFFLINE mean what they mean to Hugging Face's programs."
 )]
 struct Cli {
     #[command(subcommand)]

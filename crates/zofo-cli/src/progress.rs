@@ -1,15 +1,18 @@
 //! What is going on, told on stderr: bars on a terminal, plain lines elsewhere.
 
+mod downloads;
 mod messenger;
 mod plain;
 mod terminal;
 
+pub use downloads::Downloads;
 pub use messenger::Messenger;
 
 use plain::Plain;
 use std::fmt;
 use std::time::{Duration, Instant};
 use terminal::Terminal;
+use zofo::hf::hub::HubProgress;
 use zofo::run::{EvaluationRecord, Observer, Plan, StepRecord, Summary};
 
 /// Where progress is shown.
@@ -20,6 +23,8 @@ pub trait Display {
     fn step(&mut self, fraction: f64, pace: &str, losses: &str);
     /// Something that is counted: what, how many are done, of how many, and a word on the latest.
     fn count(&mut self, what: &str, done: usize, of: usize, detail: &str);
+    /// A file that comes: its name, the bytes that are there, and how many it has.
+    fn transfer(&mut self, file: &str, bytes: u64, total: u64);
     /// The end of everything that is shown but does not stay.
     fn clear(&mut self);
 }
@@ -35,6 +40,7 @@ pub fn display(messenger: &Messenger) -> Box<dyn Display> {
 /// Shows the progress of a training run, and keeps its summary.
 pub struct TrainingProgress {
     display: Box<dyn Display>,
+    downloads: Downloads,
     /// When this session's first step was done, and the share of the run that was done then.
     first: Option<(Instant, f64)>,
     summary: Option<Summary>,
@@ -43,7 +49,7 @@ pub struct TrainingProgress {
 impl TrainingProgress {
     /// Progress on stderr.
     pub fn new(messenger: &Messenger) -> Self {
-        Self { display: display(messenger), first: None, summary: None }
+        Self { display: display(messenger), downloads: Downloads::default(), first: None, summary: None }
     }
 
     /// Removes what does not stay; gives the summary, if the run came that far.
@@ -54,6 +60,10 @@ impl TrainingProgress {
 }
 
 impl Observer for TrainingProgress {
+    fn downloading(&mut self, progress: HubProgress<'_>) {
+        self.downloads.show(self.display.as_mut(), progress);
+    }
+
     fn plan(&mut self, plan: &Plan) {
         self.display.say(&plan.to_string());
     }

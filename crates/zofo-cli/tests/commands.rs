@@ -163,6 +163,36 @@ fn a_prompt_comes_from_stdin_or_is_refused() {
 }
 
 #[test]
+fn generate_answers_in_a_chat() {
+    let workspace = Workspace::new();
+    let model = workspace.copy_of_model();
+    let model = model.to_str().unwrap();
+    let generate = |more: &[&str]| {
+        let command = ["generate", "--model", model, "--prompt", "how <late>?", "--max-new-tokens", "3", "--json"];
+        workspace.zofo_with(command.into_iter().chain(more.iter().copied()))
+    };
+    assert_error(generate(&["--chat"]), 2, &["has no chat template", "--chat"]);
+    assert_error(generate(&["--system", "Be brief."]), 2, &["--chat"]);
+
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+        {% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}\
+        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    fs::write(Path::new(model).join("chat_template.jinja"), template).unwrap();
+    let chat = json_of(&generate(&["--chat", "--system", "Be brief."]).success());
+    let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhow <late>?<|im_end|>\n\
+        <|im_start|>assistant\n";
+    assert_eq!(chat["prompt"], expected);
+    let tokenizer = Tokenizer::from_file(Path::new(model).join("tokenizer.json")).unwrap();
+    let tokens = tokenizer.encode(expected, false).unwrap();
+    let special = tokens.get_tokens().iter().filter(|token| token.starts_with("<|im_")).count();
+    assert_eq!((&chat["prompt_tokens"], special), (&tokens.len().into(), 5));
+    assert_eq!(json_of(&generate(&[]).success())["prompt"], "how <late>?");
+
+    fs::write(Path::new(model).join("chat_template.jinja"), "\n{{ raise_exception('no users') }}").unwrap();
+    assert_error(generate(&["--chat"]), 3, &["chat_template.jinja", "line 2", "no users"]);
+}
+
+#[test]
 fn replay_gives_the_bytes_of_the_run() {
     for settings in ["", "--set model.dtype=bf16 --set outer.lr=1e-3", "--set outer.optimizer=adam"] {
         let workspace = Workspace::new();

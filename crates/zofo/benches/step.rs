@@ -86,9 +86,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{} threads, tokens per batch {tokens:?}", rayon::current_num_threads());
 
     let backbone = Backbone::load(&files, WeightDtype::F32, &device)?;
-    let targets = ["q_proj", "v_proj"].map(str::to_owned).into();
-    let lora = LoraConfig { rank: 8, alpha: 16.0, rank_stabilized: false, targets };
-    let adapter = Adapter::Lora(Lora::new(lora, files.config(), 0, &device)?);
+    let adapter = Adapter::Lora(Lora::new(LoraConfig::default(), files.config(), 0, &device)?);
     let mut method = Bilevel {
         backbone,
         adapter: adapter.clone(),
@@ -116,11 +114,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     report("update of θ", |i| method.backbone.descend(&BackboneDirection::Seeded(i as u64), 1e-9));
     report("inner step", |i| {
         // A loss that is not finite would show in the next line; here only time counts.
-        let _ = method.inner_step(&batches[i], 1e-3);
+        let _ = method.inner_step(&batches[i], 1e-3, 0);
     });
     let mut queue = Queue(batches.into());
     report("outer step", |i| {
-        let _ = method.step(BackboneDirection::Seeded(i as u64), &mut queue, rates);
+        let _ = method.step(BackboneDirection::Seeded(i as u64), &mut queue, rates, 0);
     });
     let start = Instant::now();
     let evaluation = evaluate(&method.backbone, None, &held_out, |_| {});

@@ -168,7 +168,7 @@ fn golden_bilevel_two_outer_steps() {
             last = ["f", "p"].map(|part| batch(&format!("k{k}.{part}.")));
             let [outer, penalty] = last.clone();
             let mut batches = StoredBatches { inner, outer, penalty };
-            let step = method.step(direction.clone(), &mut batches, rates).unwrap();
+            let step = method.step(direction.clone(), &mut batches, rates, 0).unwrap();
 
             let kind = "losses of a trajectory";
             for (t, (loss, expected)) in step.inner_losses.iter().zip(numbers(expected, "inner_losses")).enumerate() {

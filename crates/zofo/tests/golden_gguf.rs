@@ -11,8 +11,9 @@ use golden_cases::{
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::path::PathBuf;
-use zofo::hf::gguf::GgufFile;
+use zofo::hf::gguf::{GgufFile, HfTokenizerFiles, NewMetadata, tokenizer_metadata, write_gguf};
 
 /// Dequantised values.
 const VALUES: Tolerance = Tolerance { absolute: 1e-7, relative: 1e-6 };
@@ -81,6 +82,38 @@ fn golden_gguf_tokenizer() {
             let decoded = tokenizer.decode(&ids(prompt, "greedy_ids"), false).unwrap();
             report.equal(format!("{}: greedy text", case.name()), decoded.as_str(), text(prompt, "greedy_text"));
         }
+        report.ran();
+    }
+    report.finish();
+}
+
+/// The tokenizer of every model folder, written to a GGUF file and rebuilt from it.
+#[test]
+fn golden_gguf_tokenizer_of_folders() {
+    let mut report = Report::default();
+    for case in cases_with(&["model/tokenizer.json", "tokenizer_expected.json"]) {
+        let object = |name: &str| read_json(&case.path(name)).as_object().unwrap().clone();
+        let config = object("model/config.json");
+        let mut metadata = NewMetadata::new();
+        let files = HfTokenizerFiles {
+            path: Path::new("tokenizer.json"),
+            tokenizer: &object("model/tokenizer.json"),
+            tokenizer_config: &object("model/tokenizer_config.json"),
+            config: &config,
+            chat_template: None,
+            vocabulary: usize::try_from(config["vocab_size"].as_u64().unwrap()).unwrap(),
+        };
+        let losses = tokenizer_metadata(&files, &mut metadata).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.gguf");
+        write_gguf(&path, &metadata, &[], |_, _, _| unreachable!("there are no tensors")).unwrap();
+
+        let file = GgufFile::open(&path).unwrap();
+        let expected = read_json(&case.path("tokenizer_expected.json"));
+        let place = format!("{} with losses {losses:?}", case.name());
+        check_tokenizer(&mut report, &place, &file.tokenizer().unwrap(), &expected);
+        let tokens = file.metadata().strings("tokenizer.ggml.tokens").unwrap().unwrap();
+        report.equal(format!("{place}: tokens"), &tokens.len(), &files.vocabulary);
         report.ran();
     }
     report.finish();

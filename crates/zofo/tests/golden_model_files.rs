@@ -2,10 +2,12 @@
 
 mod golden_cases;
 
-use golden_cases::{Case, Report, cases_with, entries, gguf_cases_with};
+use burn::tensor::Device;
+use golden_cases::{Case, Report, cases_with, entries, gguf_cases_with, read_json};
 use std::fs;
-use std::path::PathBuf;
-use zofo::hf::{HfError, ModelFiles, PeftLora, StoredDtype, WeightDtype, read_decoder_config};
+use std::path::{Path, PathBuf};
+use zofo::hf::{HfError, ModelFiles, PeftAdapter, StoredDtype, WeightDtype, read_decoder_config};
+use zofo::peft::Adapter;
 
 const DTYPES: [WeightDtype; 2] = [WeightDtype::F32, WeightDtype::Bf16];
 
@@ -28,7 +30,7 @@ fn golden_model_files_are_read_and_written() {
     for (case, model) in models(&mut report) {
         assert!(model.tokenizer().is_ok(), "{}", case.name());
         round_trip(&model);
-        for variant in ["model-sharded", "model-bf16"] {
+        for variant in ["model-sharded", "model-bf16", "model-hub-layout"] {
             if !case.has(&[variant]) {
                 continue;
             }
@@ -54,8 +56,8 @@ fn golden_model_files_are_read_and_written() {
 #[test]
 fn golden_model_files_of_gguf_are_written_as_folders() {
     let mut report = Report::default();
-    // Other GGUF files of the cases are collections of tensors without a model.
-    for (case, gguf) in gguf_cases_with("tokenizer_expected.json") {
+    // Other GGUF files of the cases are tensors or tokenizers without a model.
+    for (case, gguf) in gguf_cases_with("expected.safetensors") {
         let Some(model) = case.model(&gguf, &mut report) else { continue };
         let tokenizer = model.tokenizer().unwrap();
         let folder = round_trip(&model);
@@ -76,29 +78,48 @@ fn golden_model_files_adapters_are_read_and_written() {
     let mut report = Report::default();
     for (case, model) in models(&mut report) {
         for folder in adapters(&case) {
-            let is_lora = fs::read_to_string(folder.join("adapter_config.json")).unwrap().contains("\"LORA\"");
-            if !is_lora {
-                let error = PeftLora::read(&folder).unwrap_err().to_string();
-                assert!(error.contains("\"peft_type\""), "{error}");
-                continue;
+            let stored = PeftAdapter::read(&folder).unwrap();
+            let device = Device::flex();
+            let adapter = Adapter::read(&folder, model.config(), &device).unwrap();
+            for write in [&|dir: &Path| stored.write(dir), &|dir: &Path| adapter.write(&case.path("model"), dir)]
+                as [&dyn Fn(&Path) -> Result<(), HfError>; 2]
+            {
+                let out = tempfile::tempdir().unwrap();
+                write(out.path()).unwrap();
+                // Byte for byte what peft wrote.
+                let [written, expected] =
+                    [out.path(), &folder].map(|dir| fs::read(dir.join("adapter_model.safetensors")).unwrap());
+                assert!(written == expected, "{}", folder.display());
+                check_config(&mut report, &folder, out.path());
             }
-            let adapter = PeftLora::read(&folder).unwrap();
-            adapter.check_against(model.config(), &folder).unwrap();
             let out = tempfile::tempdir().unwrap();
-            adapter.write(out.path()).unwrap();
-            assert_eq!(PeftLora::read(out.path()).unwrap(), adapter, "{}", folder.display());
-            // Byte for byte what peft wrote.
-            let weights = "adapter_model.safetensors";
-            assert_eq!(
-                fs::read(out.path().join(weights)).unwrap(),
-                fs::read(folder.join(weights)).unwrap(),
-                "{}",
-                folder.display()
-            );
+            stored.write(out.path()).unwrap();
+            assert_eq!(PeftAdapter::read(out.path()).unwrap(), stored, "{}", folder.display());
             report.ran();
         }
     }
     report.finish();
+}
+
+/// Keys that are resolved when an adapter is read, into the modules that have tensors and into keys and values: what is
+/// written may say the same otherwise. And the base model's place, which is another.
+const RESOLVED: [&str; 6] = [
+    "base_model_name_or_path",
+    "encoder_hidden_size",
+    "layers_pattern",
+    "layers_to_transform",
+    "prefix_projection",
+    "target_modules",
+];
+
+/// Checks that a written configuration says what peft's says, of all that both say.
+fn check_config(report: &mut Report, expected: &Path, written: &Path) {
+    let [stored, written] = [expected, written].map(|dir| read_json(&dir.join("adapter_config.json")));
+    for (key, value) in written.as_object().unwrap() {
+        if !RESOLVED.contains(&key.as_str()) {
+            report.equal(format!("{}: {key}", expected.display()), value, &stored[key]);
+        }
+    }
 }
 
 /// Writes the model in both types and compares what is read back, bit by bit; the folder is that of F32.

@@ -257,7 +257,7 @@ fn everything(model: &RandomModel, dtype: WeightDtype) -> (Vec<u32>, Vec<u64>, V
     };
     let rates = LearningRates { shadow: 1e-3, adapter: 1e-3, backbone: 1e-4 };
     for seed in [11, 12] {
-        let report = method.step(BackboneDirection::Seeded(seed), &mut RandomBatches(seed), rates).unwrap();
+        let report = method.step(BackboneDirection::Seeded(seed), &mut RandomBatches(seed), rates, 0).unwrap();
         real.extend([report.a, report.b, report.c, report.estimate.slope]);
     }
     for block in [&method.adapter, &method.shadow] {

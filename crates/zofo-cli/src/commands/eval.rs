@@ -2,6 +2,7 @@
 
 use crate::arguments::{Dtype, path, set_threads, with_home};
 use crate::errors::Error;
+use crate::model;
 use crate::output::{print, print_json, table};
 use crate::progress::{Display, Messenger, display};
 use burn::tensor::Device;
@@ -12,7 +13,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 use tokenizers::Tokenizer;
 use zofo::eval::evaluate;
-use zofo::hf::ModelFiles;
 use zofo::model::Backbone;
 use zofo::peft::Adapter;
 use zofo::task::{DataSplit, Dataset, Encoded, Encoder, ModelLimits, Task, TemplateName, evaluation_count};
@@ -24,9 +24,11 @@ The answer is the candidate whose tokens have the highest mean log-probability.
 
 Examples:
   zofo eval --model runs/demo/backbone --adapter runs/demo/adapter --task movie-reviews
-  zofo eval --model model.gguf --task sst2 --task copa --data my-data --limit 100 --json")]
+  zofo eval --model model.gguf --task sst2 --task copa --data my-data --limit 100 --json
+  zofo eval --model HuggingFaceTB/SmolLM2-135M --task sst2")]
 pub struct Arguments {
-    /// A Hugging Face model folder or a .gguf file.
+    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
+    /// org/name/file.gguf[@revision].
     #[arg(long, value_parser = path())]
     model: PathBuf,
     /// A PEFT adapter folder.
@@ -102,24 +104,26 @@ struct TaskReport {
 /// Evaluates a model on tasks.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     set_threads(arguments.threads)?;
-    let files = ModelFiles::open(&arguments.model)?;
+    let messenger = Messenger::new();
+    let files = model::open(&arguments.model, &messenger)?;
     let tokenizer = files.tokenizer()?;
-    // All data is read before the first task takes its time.
-    let mut tasks = Vec::new();
-    for name in &arguments.task {
-        let task = Task::load(name)?;
-        task.expect_classification("zofo eval")?;
-        let encoded = encode(&task, &tokenizer, files.config().limits(), arguments)?;
-        tasks.push((task, encoded));
-    }
     let device = Device::flex();
     let adapter = match &arguments.adapter {
         Some(folder) => Some(Adapter::read(folder, files.config(), &device)?),
         None => None,
     };
+    let limits = files.config().limits().after(adapter.as_ref().map_or(0, Adapter::virtual_tokens));
+    // All data is read before the first task takes its time.
+    let mut tasks = Vec::new();
+    for name in &arguments.task {
+        let task = Task::load(name)?;
+        task.expect_classification("zofo eval")?;
+        let encoded = encode(&task, &tokenizer, limits, arguments)?;
+        tasks.push((task, encoded));
+    }
     let backbone = Backbone::load(&files, arguments.dtype.into(), &device)?;
 
-    let mut display = display(&Messenger::new());
+    let mut display = display(&messenger);
     let mut report = Report { tasks: Vec::new() };
     for (task, encoded) in &tasks {
         let result = evaluate_task(task, encoded, &backbone, adapter.as_ref(), arguments, display.as_mut());

@@ -1,25 +1,24 @@
 //! `zofo generate`.
 
+mod prompt;
 mod text_stream;
 
 use crate::arguments::{Dtype, path, set_threads};
 use crate::errors::Error;
+use crate::model;
 use crate::output::{Reader, print, print_json};
 use crate::progress::Messenger;
 use burn::tensor::Device;
 use clap::Args;
+use prompt::{PromptText, check_length, encode, read};
 use serde::Serialize;
-use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 use text_stream::TextStream;
-use tokenizers::Tokenizer;
 use zofo::eval::{Generation, Sampling, generate};
-use zofo::hf::ModelFiles;
 use zofo::model::Backbone;
 use zofo::peft::Adapter;
-use zofo::task::check_vocabulary;
 
 /// Arguments of `zofo generate`.
 #[derive(Debug, Args)]
@@ -28,9 +27,12 @@ The text appears as it is made, and ends where the model ends it.
 
 Examples:
   zofo generate --model model.gguf --prompt 'The capital of France is'
+  zofo generate --model HuggingFaceTB/SmolLM2-135M-Instruct@main --prompt 'The capital of France is'
+  zofo generate --model model.gguf --chat --prompt 'Which is the capital of France?'
   zofo generate --model runs/demo/backbone --prompt - --temperature 0.8 --top-p 0.95 < prompt.txt")]
 pub struct Arguments {
-    /// A Hugging Face model folder or a .gguf file.
+    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
+    /// org/name/file.gguf[@revision].
     #[arg(long, value_parser = path())]
     model: PathBuf,
     /// A PEFT adapter folder.
@@ -39,6 +41,12 @@ pub struct Arguments {
     /// The text to go on from; `-` reads it from stdin.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
+    /// The prompt is what a user says to an assistant: it is put into the model's chat template.
+    #[arg(long)]
+    chat: bool,
+    /// What the chat begins with, before the user: how the assistant should be.
+    #[arg(long, value_name = "TEXT", requires = "chat", allow_hyphen_values = true)]
+    system: Option<String>,
     /// At most this many new tokens.
     #[arg(long, value_name = "TOKENS", default_value = "64")]
     max_new_tokens: NonZeroUsize,
@@ -75,6 +83,7 @@ fn top_p(text: &str) -> Result<f64, String> {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
+    /// All that the model was given; of a chat, with what its template puts around the messages.
     prompt: String,
     /// What was generated, without the prompt.
     text: String,
@@ -98,18 +107,25 @@ enum Stopped {
 /// Generates text.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     set_threads(arguments.threads)?;
-    let text = prompt_text(&arguments.prompt)?;
-    let files = ModelFiles::open(&arguments.model)?;
+    let given = read(&arguments.prompt)?;
+    let messenger = Messenger::new();
+    let files = model::open(&arguments.model, &messenger)?;
     let tokenizer = files.tokenizer()?;
     let max_new_tokens = arguments.max_new_tokens.get();
+    let text = if arguments.chat {
+        PromptText::chat(&files, arguments.system.as_deref(), given)?
+    } else {
+        PromptText::Plain(given)
+    };
     let prompt = encode(tokenizer.clone(), &text, files.config().vocabulary)?;
-    check_length(prompt.len(), max_new_tokens, files.config().max_positions)?;
-
     let device = Device::flex();
     let adapter = match &arguments.adapter {
         Some(folder) => Some(Adapter::read(folder, files.config(), &device)?),
         None => None,
     };
+    let limits = files.config().limits().after(adapter.as_ref().map_or(0, Adapter::virtual_tokens));
+    check_length(prompt.len(), max_new_tokens, limits.context)?;
+
     let backbone = Backbone::load(&files, arguments.dtype.into(), &device)?;
     let sampling = if arguments.temperature == 0.0 {
         Sampling::Greedy
@@ -137,7 +153,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let rest = stream.finish();
     generated += &rest;
     let report = Report {
-        prompt: text,
+        prompt: text.into_text(),
         text: generated,
         prompt_tokens: prompt.len(),
         new_tokens: new.len(),
@@ -149,7 +165,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         print_json(&report)?;
     } else {
         print(&format!("{rest}\n"))?;
-        Messenger::new().say(&format!(
+        messenger.say(&format!(
             "{} tokens of prompt, {} new ones in {seconds:.1} s, {:.1} tokens/s",
             report.prompt_tokens, report.new_tokens, report.tokens_per_second
         ));
@@ -157,70 +173,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     Ok(())
 }
 
-fn prompt_text(argument: &str) -> Result<String, Error> {
-    if argument != "-" {
-        return Ok(argument.to_owned());
-    }
-    let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes).map_err(Error::Stdin)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let place = error.utf8_error().valid_up_to();
-        Error::Input(format!("standard input: expected UTF-8 text, found an invalid byte at offset {place}"))
-    })
-}
-
-/// The prompt's tokens, with those that the tokenizer puts around every text.
-fn encode(mut tokenizer: Tokenizer, text: &str, vocabulary: usize) -> Result<Vec<u32>, Error> {
-    let failed = |error: tokenizers::Error| Error::Input(format!("the tokenizer failed on the prompt: {error}"));
-    // A tokenizer.json may ask for either; a prompt is taken whole.
-    tokenizer.with_padding(None).with_truncation(None).map_err(failed)?;
-    let ids = tokenizer.encode_fast(text, true).map_err(failed)?.get_ids().to_vec();
-    if ids.is_empty() {
-        return Err(Error::Usage("the prompt has no tokens: there is nothing to go on from".to_owned()));
-    }
-    check_vocabulary(&ids, &tokenizer, vocabulary).map_err(|problem| Error::Input(format!("the prompt: {problem}")))?;
-    Ok(ids)
-}
-
-/// The last new token is not fed, so it needs no place in the context.
-fn check_length(prompt: usize, new: usize, context: usize) -> Result<(), Error> {
-    let most = (context + 1).saturating_sub(prompt);
-    if new <= most {
-        return Ok(());
-    }
-    let advice = match most {
-        0 => "shorten the prompt".to_owned(),
-        most => format!("shorten the prompt, or ask for at most {most} with --max-new-tokens"),
-    };
-    Err(Error::Usage(format!(
-        "the prompt has {prompt} tokens, and {new} new ones are asked for, but the model's context is {context} tokens: \
-         {advice}"
-    )))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_does_not_fit_is_refused_with_a_number_that_does() {
-        let refused = |prompt, new| check_length(prompt, new, 128).unwrap_err().to_string();
-        check_length(128, 1, 128).unwrap();
-        check_length(100, 29, 128).unwrap();
-        assert!(refused(100, 30).ends_with("at most 29 with --max-new-tokens"));
-        assert!(refused(129, 1).ends_with("context is 128 tokens: shorten the prompt"));
-    }
-
-    #[test]
-    fn the_tokenizer_of_another_model_is_refused() {
-        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../zofo/tests/golden/tiny-gqa-tied/model");
-        let tokenizer = ModelFiles::open(model.as_ref()).unwrap().tokenizer().unwrap();
-        let ids = encode(tokenizer.clone(), "a film", usize::MAX).unwrap();
-        let largest = ids.iter().copied().max().unwrap() as usize;
-        assert_eq!(encode(tokenizer.clone(), "a film", largest + 1).unwrap(), ids);
-        let refused = encode(tokenizer, "a film", largest).unwrap_err().to_string();
-        assert!(refused.starts_with("the prompt: token ") && refused.ends_with("that of another model"), "{refused}");
-    }
 
     #[test]
     fn numbers_out_of_range_are_refused() {

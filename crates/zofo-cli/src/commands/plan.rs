@@ -4,6 +4,7 @@ use super::train::load;
 use crate::arguments::{path, set_threads};
 use crate::errors::Error;
 use crate::output::{print, print_json};
+use crate::progress::{Messenger, TrainingProgress};
 use clap::Args;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 /// Arguments of `zofo plan`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It opens the model and the data, and times a forward pass; nothing is written.
+It opens the model and the data, and times a forward pass; nothing is written but the cache of a model of the hub.
 
 Example:
   zofo plan examples/sst2-bilevel.toml --set outer.batch_size=16")]
@@ -34,7 +35,10 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let config = load(&arguments.config, &arguments.set, arguments.threads)?;
     set_threads(config.run.threads.and_then(NonZeroUsize::new))?;
-    let plan = zofo::run::plan(&config)?;
+    let mut progress = TrainingProgress::new(&Messenger::new());
+    let plan = zofo::run::plan(&config, &mut progress);
+    progress.finish();
+    let plan = plan?;
     if arguments.json { print_json(&plan) } else { print(&format!("{plan}\n")) }?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::arguments::{path, set_threads};
 use crate::errors::Error;
+use crate::model;
 use crate::output::{print, print_json};
 use crate::progress::{Messenger, display};
 use clap::Args;
@@ -20,7 +21,8 @@ Examples:
   zofo replay --base model.gguf --journal runs/demo/journal.zofo -o rebuilt
   zofo replay --base model.gguf --journal runs/demo/journal.zofo --until 20 -o step-20")]
 pub struct Arguments {
-    /// The model that the run started from: a Hugging Face model folder or a .gguf file.
+    /// The model that the run started from, as model.path in the run's config.toml: a Hugging Face model folder, a .gguf
+    /// file, or a model of the Hugging Face Hub at a commit.
     #[arg(long, value_parser = path())]
     base: PathBuf,
     /// The run's journal.zofo.
@@ -56,13 +58,14 @@ struct Report<'a> {
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let Arguments { base, journal, until, output, .. } = arguments;
     set_threads(arguments.threads)?;
+    let messenger = Messenger::new();
+    let base = &model::locate(base, &messenger)?;
     // The output may be a model folder, but the base is needed for every other replay.
     if let (Ok(base), Ok(output)) = (fs::canonicalize(base), fs::canonicalize(output))
         && base == output
     {
         return Err(Error::Usage(format!("{} is the base model: choose another output folder", output.display())));
     }
-    let messenger = Messenger::new();
     let mut display = display(&messenger);
     let replayed = replay(base, journal, *until, output, |done, of| display.count("updates replayed", done, of, ""));
     display.clear();

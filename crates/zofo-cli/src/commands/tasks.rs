@@ -2,14 +2,15 @@
 
 use crate::arguments::{path, with_home};
 use crate::errors::Error;
+use crate::model;
 use crate::output::{print, print_json};
+use crate::progress::Messenger;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use tokenizers::Tokenizer;
-use zofo::hf::ModelFiles;
 use zofo::task::{
     DataSplit, Dataset, EncodedCandidate, Encoder, Example, Field, Gold, Kind, Metric, Rendered, Source, Task,
     Template, TemplateName,
@@ -50,7 +51,7 @@ struct Show {
     /// The folder that holds the task's folder.
     #[arg(long, value_parser = path())]
     data: Option<PathBuf>,
-    /// A Hugging Face model folder or a .gguf file.
+    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision].
     #[arg(long, value_parser = path(), requires = "data")]
     model: Option<PathBuf>,
     /// Which of the task's templates to use, by its name in the task file.
@@ -192,7 +193,7 @@ fn render(task: &Task, examples: &[Example], arguments: &Show) -> Result<Vec<Exa
     let template = task.template(&arguments.template)?;
     let tokens = match &arguments.model {
         Some(path) => {
-            let files = ModelFiles::open(path)?;
+            let files = model::open(path, &Messenger::new())?;
             let tokenizer = files.tokenizer()?;
             let encoder = Encoder::new(task, &arguments.template, &tokenizer, files.config().limits())?;
             let encoded = encoder.encode(examples)?.examples;

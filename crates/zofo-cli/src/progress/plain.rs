@@ -1,6 +1,7 @@
 //! Progress as lines, for files and pipes.
 
 use super::{Display, Messenger};
+use indicatif::HumanBytes;
 use std::time::{Duration, Instant};
 
 /// At most one passing line in this time. Steps that take longer get a line each.
@@ -45,6 +46,12 @@ impl Display for Plain {
     fn count(&mut self, what: &str, done: usize, of: usize, detail: &str) {
         if self.is_due(false) {
             self.messenger.say(format!("{what}: {done} of {of}  {detail}").trim_end());
+        }
+    }
+
+    fn transfer(&mut self, file: &str, bytes: u64, total: u64) {
+        if self.is_due(false) {
+            self.messenger.say(&format!("{file}: {} of {}", HumanBytes(bytes), HumanBytes(total)));
         }
     }
 

@@ -12,7 +12,10 @@ const STEPS: &str = "{bar:24} {percent:>3} %  {prefix}\n{wide_msg}";
 /// The bar of what is counted.
 const COUNTER: &str = "{bar:24} {pos} of {len}  {prefix}  {wide_msg}";
 
-/// One bar for the steps of training, below it one for what is being counted.
+/// The bar of a file that comes.
+const TRANSFER: &str = "{bar:24} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left  {wide_msg}";
+
+/// One bar for the steps of training, below it one for what is being counted or comes.
 pub struct Terminal {
     bars: MultiProgress,
     messenger: Messenger,
@@ -28,6 +31,18 @@ struct Counter {
 impl Terminal {
     pub fn new(bars: MultiProgress, messenger: Messenger) -> Self {
         Self { bars, messenger, steps: None, counter: None }
+    }
+
+    /// The counter of `what`, in the place of any other.
+    fn counter(&mut self, what: &str, of: u64, form: &str) -> &ProgressBar {
+        if self.counter.as_ref().is_some_and(|counter| counter.what != what) {
+            self.clear_counter();
+        }
+        let counter = self.counter.get_or_insert_with(|| {
+            let bar = self.bars.add(ProgressBar::new(of));
+            Counter { what: what.to_owned(), bar: bar.with_style(style(form)) }
+        });
+        &counter.bar
     }
 
     fn clear_counter(&mut self) {
@@ -56,16 +71,20 @@ impl Display for Terminal {
     }
 
     fn count(&mut self, what: &str, done: usize, of: usize, detail: &str) {
-        if self.counter.as_ref().is_some_and(|counter| counter.what != what) {
+        let bar = self.counter(what, of as u64, COUNTER);
+        bar.set_prefix(what.to_owned());
+        bar.set_message(detail.to_owned());
+        bar.set_position(done as u64);
+        if done >= of {
             self.clear_counter();
         }
-        let counter = self.counter.get_or_insert_with(|| {
-            let bar = self.bars.add(ProgressBar::new(of as u64).with_prefix(what.to_owned()));
-            Counter { what: what.to_owned(), bar: bar.with_style(style(COUNTER)) }
-        });
-        counter.bar.set_position(done as u64);
-        counter.bar.set_message(detail.to_owned());
-        if done >= of {
+    }
+
+    fn transfer(&mut self, file: &str, bytes: u64, total: u64) {
+        let bar = self.counter(file, total, TRANSFER);
+        bar.set_message(file.to_owned());
+        bar.set_position(bytes);
+        if bytes >= total {
             self.clear_counter();
         }
     }
@@ -78,7 +97,7 @@ impl Display for Terminal {
     }
 }
 
-/// A bar of this form. Both forms are right, as a test shows; a wrong one would give the plain bar.
+/// A bar of this form. All forms are right, as a test shows; a wrong one would give the plain bar.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
@@ -112,8 +131,22 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_of_both_bars_are_right() {
-        for template in [STEPS, COUNTER] {
+    fn a_file_that_comes_has_a_bar_until_it_is_there() {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        let mut terminal = Terminal::new(bars, Messenger::new());
+        terminal.transfer("model.safetensors", 1 << 20, 1 << 21);
+        let bar = terminal.counter.as_ref().unwrap().bar.clone();
+        assert_eq!(
+            (bar.position(), bar.length(), bar.message().as_str()),
+            (1 << 20, Some(1 << 21), "model.safetensors")
+        );
+        terminal.transfer("model.safetensors", 1 << 21, 1 << 21);
+        assert!(bar.is_finished() && terminal.counter.is_none());
+    }
+
+    #[test]
+    fn the_forms_of_all_bars_are_right() {
+        for template in [STEPS, COUNTER, TRANSFER] {
             ProgressStyle::with_template(template).unwrap();
         }
     }

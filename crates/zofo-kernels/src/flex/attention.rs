@@ -48,14 +48,17 @@ impl Attention<'_> {
         &x[at..at + d]
     }
 
-    /// Fills `scores` with those of the keys, scaled and soft-capped.
+    /// Fills `scores` with those of a query and the keys.
     fn scores(&self, query: usize, head: usize, keys: &[Range<usize>], scores: &mut Vec<f32>) {
         let q = self.query(query, head);
-        let scale = self.layout.scale;
+        let keys = keys.iter().cloned().flatten();
+        self.finish_scores(keys.map(|key| simd::dot(q, self.kv(self.k, key, head))), scores);
+    }
+
+    /// Fills `scores` with `products` q·k, scaled and soft-capped.
+    fn finish_scores(&self, products: impl Iterator<Item = f32>, scores: &mut Vec<f32>) {
         scores.clear();
-        for key in keys.iter().cloned().flatten() {
-            scores.push(simd::dot(q, self.kv(self.k, key, head)) * scale);
-        }
+        scores.extend(products.map(|product| product * self.layout.scale));
         if let Some(cap) = self.layout.softcap {
             simd::soft_cap(scores, cap);
         }
@@ -134,24 +137,31 @@ impl Attention<'_> {
         let group = heads / self.layout.kv_heads;
         let (mut dk, mut dv) = (vec![0.0f32; self.k.len()], vec![0.0f32; self.v.len()]);
         let rows = dk.par_chunks_exact_mut(width).zip(dv.par_chunks_exact_mut(width));
-        rows.enumerate().for_each(|(key, (dk, dv))| {
-            for query in readers[key].iter().cloned().flatten() {
-                if !self.layout.visible(query, key) {
-                    continue;
-                }
+        rows.enumerate().for_each_init(
+            <(Vec<usize>, Vec<f32>, Vec<f32>)>::default,
+            |(queries, weights, slopes), (key, (dk, dv))| {
+                queries.clear();
+                let segments = readers[key].iter().cloned().flatten();
+                queries.extend(segments.filter(|&query| self.layout.visible(query, key)));
                 for head in 0..heads {
-                    let [log_sum, inner] = row_terms[query * heads + head];
-                    let (q, g) = (self.query(query, head), grad_of(query, head));
-                    let score = simd::dot(q, self.kv(self.k, key, head)) * self.layout.scale;
-                    let score = self.layout.softcap.map_or(score, |cap| simd::soft_capped(score, cap));
-                    let p = (score - log_sum).exp();
-                    let ds = p * (simd::dot(g, self.kv(self.v, key, head)) - inner) * self.slope(score);
+                    let (k, v) = (self.kv(self.k, key, head), self.kv(self.v, key, head));
+                    let pairs = queries.iter().map(|&query| simd::dot(self.query(query, head), k));
+                    self.finish_scores(pairs, weights);
+                    slopes.clear();
+                    slopes.extend(weights.iter().map(|&score| self.slope(score)));
+                    let terms = |query: usize| row_terms[query * heads + head];
+                    weights.iter_mut().zip(&*queries).for_each(|(score, &query)| *score -= terms(query)[0]);
+                    simd::exp_in_place(weights, 0.0);
                     let at = head / group * d..(head / group + 1) * d;
-                    simd::axpy(ds, q, &mut dk[at.clone()]);
-                    simd::axpy(p, g, &mut dv[at]);
+                    for ((&query, &p), slope) in queries.iter().zip(&*weights).zip(&*slopes) {
+                        let (q, g, [_, inner]) = (self.query(query, head), grad_of(query, head), terms(query));
+                        let ds = p * (simd::dot(g, v) - inner) * slope;
+                        simd::axpy(ds, q, &mut dk[at.clone()]);
+                        simd::axpy(p, g, &mut dv[at.clone()]);
+                    }
                 }
-            }
-        });
+            },
+        );
         AttentionGradients { q: dq, k: dk, v: dv }
     }
 

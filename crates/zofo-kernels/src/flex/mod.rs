@@ -252,7 +252,7 @@ impl DecoderOps for Flex {
         let inputs = grad.rows().zip(gate.rows()).zip(up.rows());
         let outputs = d_gate.par_chunks_exact_mut(width).zip(d_up.par_chunks_exact_mut(width));
         outputs.zip(inputs).for_each(|((d_gate, d_up), ((grad, gate), up))| {
-            simd::gated_backward([grad, gate, up], activation, [d_gate, d_up]);
+            simd::gated_backward(grad, gate, up, activation, d_gate, d_up);
         });
         (matrix(d_gate, gate.shape()), matrix(d_up, gate.shape()))
     }

@@ -81,8 +81,7 @@ fn choose(logits: &[f32], sampling: Sampling, random: &mut SplitMix64) -> u32 {
         kept >= top_p * total
     });
     weights.truncate(nucleus.map_or(weights.len(), |last| last + 1));
-    let unit = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-    let mut left = unit * kept;
+    let mut left = random.next_unit() * kept;
     for (token, weight) in &weights {
         left -= weight;
         if left < 0.0 {

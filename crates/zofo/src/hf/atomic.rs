@@ -91,18 +91,29 @@ pub(crate) fn write_file_atomically(
     path: &Path,
     fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), FileError> {
+    fill_file_atomically(path, |file| fill(&mut file.writer).map_err(failed_to("write", &file.path)))
+}
+
+/// [`write_file_atomically`] for content that can fail for other reasons than the file.
+///
+/// # Errors
+/// As there.
+pub(crate) fn fill_file_atomically<E: From<FileError>>(
+    path: &Path,
+    fill: impl FnOnce(&mut NewFile) -> Result<(), E>,
+) -> Result<(), E> {
     let partial = sibling(path, ".partial")?;
-    let written = NewFile::create(&partial).and_then(|mut file| {
-        fill(&mut file.writer).map_err(failed_to("write", &partial))?;
+    let written = NewFile::create(&partial).map_err(E::from).and_then(|mut file| {
+        fill(&mut file)?;
         file.finish()?;
-        fs::rename(&partial, path).map_err(failed_to("replace", path))
+        Ok(fs::rename(&partial, path).map_err(failed_to("replace", path))?)
     });
     if written.is_err() {
         // The first error is the one to report; what cannot be removed now is overwritten the next time.
         let _ = fs::remove_file(&partial);
     }
     written?;
-    sync_dir(parent(path))
+    Ok(sync_dir(parent(path))?)
 }
 
 /// Makes the folder `dir` from what `fill` writes into the empty folder that it is given. Afterwards `dir` holds exactly

@@ -1,12 +1,12 @@
 //! What can be wrong with a model directory or an adapter directory.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
-use super::{atomic::FileError, gguf::GgufError};
+use super::{atomic::FileError, gguf::GgufError, hub::HubError};
 
 /// What a folder must hold to be a model, for messages.
 const MODEL_FOLDER: &str = "a model folder holds config.json, tokenizer.json, and model.safetensors or \
-     model.safetensors.index.json with the files that it lists";
+     model.safetensors.index.json with the files that it lists, or pytorch_model.bin or pytorch_model.bin.index.json";
 
 /// A model or an adapter that cannot be read or written: which file, and why.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,19 @@ pub enum HfError {
     /// A GGUF file cannot be used.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+
+    /// A model of the hub cannot be had.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+
+    /// The name of a model is no path that exists, and none that the hub could know.
+    #[error("cannot open {}", path.display())]
+    NoSuchModel {
+        /// What was given.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
 
     /// A file that should be JSON is not.
     #[error("{} is not valid JSON", path.display())]
@@ -124,6 +137,17 @@ pub enum HfError {
         names: Vec<String>,
     },
 
+    /// The model's chat template cannot be compiled or rendered.
+    #[error("{}: the chat template{}: {reason}", path.display(), in_line(*line))]
+    ChatTemplate {
+        /// The file that it is from.
+        path: PathBuf,
+        /// The line of the template, from 1, if it is known.
+        line: Option<usize>,
+        /// What is wrong, or why it refuses the messages.
+        reason: String,
+    },
+
     /// The tokenizer's file is JSON but not a tokenizer.
     #[error("{} is not a tokenizer: {reason}", path.display())]
     Tokenizer {
@@ -139,6 +163,10 @@ fn count(names: &[String]) -> String {
         1 => "1 tensor is".to_owned(),
         count => format!("{count} tensors are"),
     }
+}
+
+fn in_line(line: Option<usize>) -> String {
+    line.map_or(String::new(), |line| format!(", in its line {line}"))
 }
 
 /// The first few names: a model of another size lacks hundreds.

@@ -1,33 +1,96 @@
-//! Families of models: which file reads which architecture's `config.json`.
+//! Families of models: which file reads which architecture's `config.json`, and what files call the weights.
+//!
+//! Keys, what they mean, and what their absence means are those of transformers' configuration classes, in the spelling
+//! of transformers 4 or 5. Sizes that the shapes of weights depend on must be stated: transformers' defaults for them are
+//! those of one model of the family.
+
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod layer_types;
+mod llama;
+mod llama_layout;
+mod mistral;
+mod opt;
+mod parts;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod rope;
+mod sizes;
 
 use std::path::Path;
+
+use serde_json::Value;
 
 use super::{
     error::HfError,
     json::{Keys, read_object},
-    llama,
 };
 use crate::model::DecoderConfig;
+
+/// Output matrix of every family, where it is not the embedding.
+pub(super) const HEAD: &str = "lm_head.weight";
+/// Frequencies that old versions of transformers saved with the weights.
+const ROTARY_BUFFERS: &[&str] = &[".rotary_emb.inv_freq"];
 
 /// All that sets a family apart. Another one is another file and another entry in [`FAMILIES`].
 pub(super) struct Family {
     /// The name in `architectures`.
-    pub(super) architecture: &'static str,
+    architecture: &'static str,
     /// The name in `model_type`, which stands in where `architectures` is absent.
-    pub(super) model_type: &'static str,
+    model_type: &'static str,
     /// What the absence of `eos_token_id` means.
     pub(super) default_eos: Option<u32>,
+    /// How the names of all weights but the head begin. A checkpoint of the model without its head leaves it out.
+    pub(super) base_prefix: &'static str,
+    /// How the names of tensors end that files may have but that are no weights: they follow from the configuration.
+    buffers: &'static [&'static str],
     /// Reads the rest.
-    pub(super) decoder: fn(&Keys<'_>) -> Result<DecoderConfig, HfError>,
+    decoder: fn(&Keys<'_>) -> Result<DecoderConfig, HfError>,
 }
 
-const FAMILIES: [Family; 1] = [llama::FAMILY];
+const FAMILIES: [Family; 10] = [
+    gemma::FAMILY,
+    gemma2::FAMILY,
+    gemma3::FAMILY,
+    gpt2::FAMILY,
+    llama::FAMILY,
+    mistral::FAMILY,
+    opt::FAMILY,
+    phi3::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+];
+
+impl Family {
+    /// The decoder of a `config.json` of this family, with the names of weights that transformers 5 writes.
+    pub(super) fn decoder(&self, config: &Keys<'_>) -> Result<DecoderConfig, HfError> {
+        if config.get("quantization_config").is_some() {
+            let supported = "weights in F32, BF16 or F16, or a GGUF file of the model";
+            return Err(config.unsupported("quantization_config", supported));
+        }
+        if let Some((key, _)) = foreign_parts(config).next() {
+            return Err(config.unsupported(key, "models without it"));
+        }
+        (self.decoder)(config)
+    }
+
+    /// Whether a tensor can be left out, although it is none of the weights of `decoder`.
+    pub(super) fn is_redundant(&self, decoder: &DecoderConfig, name: &str) -> bool {
+        self.buffers.iter().any(|ending| name.ends_with(ending)) || (decoder.is_tied() && name == HEAD)
+    }
+}
 
 /// The family of a `config.json`.
 pub(super) fn family(config: &Keys<'_>) -> Result<&'static Family, HfError> {
     let unknown = |found: String| HfError::Architecture {
         path: config.path.to_owned(),
-        found,
+        found: match foreign_parts(config).next() {
+            Some((key, part)) => format!("{found} ({part}, as its key \"{key}\" says)"),
+            None => found,
+        },
         supported: FAMILIES.iter().map(|family| family.architecture).collect(),
     };
     match config.strings("architectures")? {
@@ -44,6 +107,27 @@ pub(super) fn family(config: &Keys<'_>) -> Result<&'static Family, HfError> {
     }
 }
 
+/// Keys that ask for parts which no [`DecoderConfig`] has, and what these are.
+fn foreign_parts(config: &Keys<'_>) -> impl Iterator<Item = (&'static str, &'static str)> {
+    const FOREIGN: [(&str, &str); 9] = [
+        ("num_local_experts", "a mixture of experts"),
+        ("num_experts", "a mixture of experts"),
+        ("n_routed_experts", "a mixture of experts"),
+        ("vision_config", "a model of images and text"),
+        ("audio_config", "a model of sound and text"),
+        ("is_encoder_decoder", "an encoder and a decoder"),
+        ("add_cross_attention", "a decoder with cross attention"),
+        ("alibi", "a decoder with linear position biases"),
+        ("per_layer_config", "a decoder with layers of different sizes"),
+    ];
+    let is_set = |value: &Value| match value {
+        Value::Bool(set) => *set,
+        Value::Number(count) => count.as_f64() != Some(0.0),
+        _ => true,
+    };
+    FOREIGN.into_iter().filter(move |(key, _)| config.get(key).is_some_and(is_set))
+}
+
 /// Reads a `config.json`, as transformers 4 or 5 writes it.
 ///
 /// # Errors
@@ -52,49 +136,8 @@ pub(super) fn family(config: &Keys<'_>) -> Result<&'static Family, HfError> {
 pub fn read_decoder_config(path: &Path) -> Result<DecoderConfig, HfError> {
     let object = read_object(path)?;
     let config = Keys::new(path, &object);
-    (family(&config)?.decoder)(&config)
+    family(&config)?.decoder(&config)
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::super::test_model::{assert_says, llama_config, message};
-    use super::*;
-
-    fn read(text: &str) -> Result<DecoderConfig, HfError> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.json");
-        std::fs::write(&path, text).unwrap();
-        read_decoder_config(&path)
-    }
-
-    #[test]
-    fn architectures() {
-        let mut config = llama_config();
-        read(&config.to_string()).unwrap();
-
-        config["architectures"] = json!(["BertModel"]);
-        let text = message(read(&config.to_string()));
-        assert_says(&text, &["config.json", "BertModel", "supported: LlamaForCausalLM"]);
-
-        config["architectures"] = json!("LlamaForCausalLM");
-        let text = message(read(&config.to_string()));
-        assert_says(&text, &["\"architectures\"", "a list of strings"]);
-
-        config["architectures"] = json!(null);
-        read(&config.to_string()).unwrap();
-        config["model_type"] = json!("bert");
-        assert_says(&message(read(&config.to_string())), &["model type \"bert\""]);
-        config["model_type"] = json!(null);
-        assert_says(&message(read(&config.to_string())), &["\"model_type\"", "found none"]);
-    }
-
-    #[test]
-    fn what_is_no_configuration() {
-        assert_says(&message(read("{\"a\": 1,}")), &["config.json", "not valid JSON", "line 1"]);
-        assert_says(&message(read("[1]")), &["config.json", "an object", "[1]"]);
-        let missing = read_decoder_config(Path::new("/nowhere/config.json"));
-        assert_says(&message(missing), &["cannot read /nowhere/config.json"]);
-    }
-}
+mod tests;

@@ -1,6 +1,9 @@
 //! JSON files, with the file and the key in every error.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Map, Value};
 
@@ -27,28 +30,59 @@ pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>, HfError> {
     }
 }
 
+/// An object with the file that it is from, or stands for.
+#[derive(Debug)]
+pub(super) struct JsonFile {
+    pub(super) path: PathBuf,
+    pub(super) object: Map<String, Value>,
+}
+
+impl JsonFile {
+    /// Reads the file `path`; none if there is none.
+    ///
+    /// # Errors
+    /// Those of [`read_object`].
+    pub(super) fn read_if_there(path: PathBuf) -> Result<Option<Self>, HfError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let object = read_object(&path)?;
+        Ok(Some(Self { path, object }))
+    }
+
+    pub(super) fn keys(&self) -> Keys<'_> {
+        Keys::new(&self.path, &self.object)
+    }
+}
+
 /// The keys of an object in a file. A key whose value is null counts as absent, as in Python's configurations.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Keys<'a> {
     pub(super) path: &'a Path,
     object: &'a Map<String, Value>,
-    /// The key under which the object itself stands.
-    within: Option<&'a str>,
+    /// The keys under which the object itself stands, the outermost first.
+    within: Vec<&'a str>,
 }
 
 impl<'a> Keys<'a> {
     pub(super) fn new(path: &'a Path, object: &'a Map<String, Value>) -> Self {
-        Self { path, object, within: None }
+        Self { path, object, within: Vec::new() }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether `key` is there, be its value null: where null means something else than the key's absence.
+    pub(super) fn is_stated(&self, key: &str) -> bool {
+        self.object.contains_key(key)
+    }
+
     /// The object under `key`, if there is one.
     pub(super) fn object(&self, key: &'a str) -> Result<Option<Self>, HfError> {
         let object = self.typed(key, "an object", Value::as_object)?;
-        Ok(object.map(|object| Self { path: self.path, object, within: Some(key) }))
+        let within = self.within.iter().copied().chain([key]).collect();
+        Ok(object.map(|object| Self { path: self.path, object, within }))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -78,10 +112,42 @@ impl<'a> Keys<'a> {
         })
     }
 
+    /// A number of things, which may be none.
+    pub(super) fn count(&self, key: &str) -> Result<Option<usize>, HfError> {
+        self.typed(key, "a whole number from 0 to 2147483647", |value| {
+            usize::try_from(value.as_u64().filter(|&count| count <= LARGEST_SIZE)?).ok()
+        })
+    }
+
     /// A finite number above zero.
     pub(super) fn positive(&self, key: &str) -> Result<Option<f64>, HfError> {
         self.typed(key, "a number above zero", |value| {
             value.as_f64().filter(|number| number.is_finite() && *number > 0.0)
+        })
+    }
+
+    /// A share of things that may be none, and never is all.
+    pub(super) fn share(&self, key: &str) -> Result<Option<f64>, HfError> {
+        self.typed(key, "a number of at least 0 and below 1", |value| {
+            value.as_f64().filter(|share| (0.0..1.0).contains(share))
+        })
+    }
+
+    /// The names of the keys, in their order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a String> + use<'a> {
+        self.object.keys()
+    }
+
+    /// A finite number, zero or above.
+    pub(super) fn not_negative(&self, key: &str) -> Result<Option<f64>, HfError> {
+        self.typed(key, "a number from 0", |value| value.as_f64().filter(|number| number.is_finite() && *number >= 0.0))
+    }
+
+    /// A list of finite numbers above zero.
+    pub(super) fn positive_list(&self, key: &str) -> Result<Option<Vec<f64>>, HfError> {
+        self.typed(key, "a list of numbers above zero", |value| {
+            let numbers = value.as_array()?.iter().map(Value::as_f64);
+            numbers.map(|number| number.filter(|number| number.is_finite() && *number > 0.0)).collect()
         })
     }
 
@@ -135,10 +201,8 @@ impl<'a> Keys<'a> {
     }
 
     fn name(&self, key: &str) -> String {
-        match self.within {
-            None => format!("key \"{key}\""),
-            Some(within) => format!("key \"{within}.{key}\""),
-        }
+        let path: String = self.within.iter().flat_map(|&outer| [outer, "."]).collect();
+        format!("key \"{path}{key}\"")
     }
 
     fn found(&self, key: &str) -> String {

@@ -4,29 +4,37 @@
 //! | --- | --- |
 //! | a model, from a directory or a GGUF file | [`ModelFiles`] |
 //! | `config.json` → [`DecoderConfig`](crate::model::DecoderConfig) | [`read_decoder_config`]; one short file per family |
-//! | LoRA adapters as PEFT keeps them | [`PeftLora`] |
+//! | adapters as PEFT keeps them | [`PeftAdapter`] |
 //! | GGUF | [`gguf`] |
+//! | chat templates | [`ChatTemplate`] |
+//! | models by their names on the hub | [`hub`] |
 //!
-//! Weights are mapped, not read: see [`ModelFiles::load`]. All files are written beside their final name, synced and
+//! Weights are in safetensors files, or else in PyTorch's own. They are mapped, not read: see [`ModelFiles::load`]. All files are written beside their final name, synced and
 //! renamed, so that a crash or a full disk leaves what was there before.
 
 mod adapter;
 pub(crate) mod atomic;
+mod chat;
 mod dtype;
 mod error;
 mod family;
 pub mod gguf;
+pub mod hub;
 mod json;
-mod llama;
 mod mmap;
 mod model_files;
+mod pytorch;
 mod safetensors;
 #[cfg(test)]
-mod test_model;
+pub(crate) mod test_model;
+mod weights;
 
-pub(crate) use adapter::is_target;
-pub use adapter::{LoraMatrix, LoraPair, PeftLora};
+pub use adapter::{
+    AdapterMatrix, BadPattern, LoraPair, ModuleNames, Patterns, PeftAdapter, PeftLora, PeftPrefix, PeftPrompt,
+};
+pub(crate) use adapter::{WEIGHTS as ADAPTER_WEIGHTS, is_meant};
 pub use atomic::FileError;
+pub use chat::{ChatTemplate, Message};
 pub use dtype::{StoredDtype, WeightDtype, hash_bytes};
 pub use error::HfError;
 pub use family::read_decoder_config;

@@ -2,6 +2,8 @@
 
 mod backbone;
 mod dequantize;
+mod names;
+mod random;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,21 +16,22 @@ use burn_std::Bytes;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-use self::dequantize::GgufWeights;
+use self::{dequantize::GgufWeights, names::StoredNames, random::RandomWeights};
 use super::{
     atomic::failed_to,
     dtype::{StoredDtype, WeightDtype},
     error::HfError,
-    family::family,
+    family::{Family, HEAD, family},
     gguf::GgufFile,
-    json::{Keys, read_object},
-    safetensors::ShardedWeights,
+    json::{JsonFile, Keys, read_object},
+    weights::ShardedWeights,
 };
 use crate::model::DecoderConfig;
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// A model folder as Hugging Face keeps it, or a GGUF file, mapped and checked: every weight that the configuration asks
 /// for is there once, in the right shape, and no other.
@@ -40,6 +43,7 @@ pub struct ModelFiles {
     config_json: Map<String, Value>,
     eos_token_ids: Vec<u32>,
     weights: Weights,
+    stored_names: StoredNames,
     parameters: Vec<(String, Vec<usize>)>,
 }
 
@@ -48,6 +52,7 @@ pub struct ModelFiles {
 enum Weights {
     Folder(ShardedWeights),
     Gguf(GgufWeights),
+    Random(RandomWeights),
 }
 
 impl ModelFiles {
@@ -69,6 +74,30 @@ impl ModelFiles {
         }
     }
 
+    /// A model of random weights in the sizes that the `config.json` at `path` describes: matrices are normal with standard
+    /// deviation 0.02, norms the identity, biases 0, all a function of `seed`. Its time and memory are those of any
+    /// other of its sizes.
+    ///
+    /// # Errors
+    /// The file cannot be read or describes no supported model.
+    pub fn with_random_weights(path: &Path, seed: u64) -> Result<Self, HfError> {
+        let config_json = read_object(path)?;
+        let keys = Keys::new(path, &config_json);
+        let family = family(&keys)?;
+        let config = family.decoder(&keys)?;
+        let eos_token_ids = eos_token_ids(&keys, family, config.vocabulary)?;
+        let parameters = config.parameters();
+        Ok(Self {
+            path: path.to_owned(),
+            weights: Weights::Random(RandomWeights::new(&config, &parameters, seed)),
+            config,
+            config_json,
+            eos_token_ids,
+            stored_names: StoredNames::default(),
+            parameters,
+        })
+    }
+
     fn open_folder(path: &Path) -> Result<Self, HfError> {
         let config_path = path.join(CONFIG);
         if !config_path.exists() {
@@ -77,11 +106,8 @@ impl ModelFiles {
         let config_json = read_object(&config_path)?;
         let keys = Keys::new(&config_path, &config_json);
         let family = family(&keys)?;
-        let config = (family.decoder)(&keys)?;
-        let mut eos_token_ids = token_ids(&keys, "eos_token_id", config.vocabulary)?;
-        if !config_json.contains_key("eos_token_id") {
-            eos_token_ids.extend(family.default_eos);
-        }
+        let config = family.decoder(&keys)?;
+        let mut eos_token_ids = eos_token_ids(&keys, family, config.vocabulary)?;
         // What generation stops at may be more than what the model was trained to end with.
         let generation_path = path.join(GENERATION_CONFIG);
         if generation_path.exists() {
@@ -95,13 +121,15 @@ impl ModelFiles {
 
         let weights = ShardedWeights::open(path)?;
         let parameters = config.parameters();
-        check_weights(path, &config, &parameters, &weights)?;
+        let stored_names = StoredNames::find(family, &config, weights.names());
+        check_weights(path, family, &config, &parameters, &stored_names, &weights)?;
         Ok(Self {
             path: path.to_owned(),
             config,
             config_json,
             eos_token_ids,
             weights: Weights::Folder(weights),
+            stored_names,
             parameters,
         })
     }
@@ -112,7 +140,7 @@ impl ModelFiles {
         let tensors = file.hf_tensors()?;
         let config_json = file.hf_config()?.as_object().cloned().unwrap_or_default();
         let keys = Keys::new(path, &config_json);
-        let config = (family(&keys)?.decoder)(&keys)?;
+        let config = family(&keys)?.decoder(&keys)?;
         let eos_token_ids = token_ids(&keys, "eos_token_id", config.vocabulary)?;
         let parameters = config.parameters();
         let mut tensors: HashMap<_, _> = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
@@ -138,6 +166,7 @@ impl ModelFiles {
             config,
             config_json,
             eos_token_ids,
+            stored_names: StoredNames::default(),
             parameters,
         })
     }
@@ -177,6 +206,16 @@ impl ModelFiles {
         Tokenizer::from_bytes(text).map_err(|cause| HfError::Tokenizer { path, reason: cause.to_string() })
     }
 
+    /// `tokenizer_config.json` as it is, or as it would be for a GGUF file, with the file to name in messages; none if the
+    /// folder has none.
+    pub(super) fn tokenizer_config(&self) -> Result<Option<JsonFile>, HfError> {
+        if let Weights::Gguf(weights) = &self.weights {
+            let config = weights.file().hf_tokenizer_config()?;
+            return Ok(config.as_object().map(|object| JsonFile { path: self.path.clone(), object: object.clone() }));
+        }
+        JsonFile::read_if_there(self.path.join(TOKENIZER_CONFIG))
+    }
+
     /// Names and shapes of the weights, in the order of [`DecoderConfig::parameters`].
     pub fn parameters(&self) -> impl ExactSizeIterator<Item = (&str, &[usize])> {
         let parameters = self.parameters.iter();
@@ -188,12 +227,15 @@ impl ModelFiles {
     /// # Errors
     /// The model has no such weight.
     pub fn stored_dtype(&self, name: &str) -> Result<StoredDtype, HfError> {
+        let stored = self.stored_names.of(name);
         match &self.weights {
-            Weights::Folder(weights) => match weights.find(name) {
-                Some((file, _)) => file.stored_dtype(name),
+            Weights::Folder(weights) => match weights.find(stored) {
+                Some((file, _)) => file.stored_dtype(stored),
                 None => Err(self.no_weight(name)),
             },
             Weights::Gguf(weights) => weights.stored_dtype(name).ok_or_else(|| self.no_weight(name)),
+            // They can be had in either type; this one loses nothing.
+            Weights::Random(_) => Ok(StoredDtype::F32),
         }
     }
 
@@ -206,15 +248,17 @@ impl ModelFiles {
     /// # Errors
     /// The model has no such weight, or the mapping fails.
     pub fn load(&self, name: &str, dtype: WeightDtype) -> Result<Bytes, HfError> {
+        let stored = self.stored_names.of(name);
         match &self.weights {
-            Weights::Folder(weights) => match weights.find(name) {
-                Some((file, _)) => file.load(name, dtype),
+            Weights::Folder(weights) => match weights.find(stored) {
+                Some((file, _)) => file.load(stored, dtype),
                 None => Err(self.no_weight(name)),
             },
             Weights::Gguf(weights) => match weights.load(name, dtype) {
                 Some(loaded) => loaded,
                 None => Err(self.no_weight(name)),
             },
+            Weights::Random(weights) => weights.load(name, dtype).ok_or_else(|| self.no_weight(name)),
         }
     }
 
@@ -237,16 +281,19 @@ fn is_gguf(path: &Path) -> Result<bool, HfError> {
 /// model if it were left out.
 fn check_weights(
     folder: &Path,
+    family: &Family,
     config: &DecoderConfig,
     parameters: &[(String, Vec<usize>)],
+    stored_names: &StoredNames,
     weights: &ShardedWeights,
 ) -> Result<(), HfError> {
     let mut missing = Vec::new();
     for (name, shape) in parameters {
+        let name = stored_names.of(name);
         match weights.find(name) {
-            None => missing.push(name.clone()),
-            Some((file, stored)) if stored.shape != *shape => {
-                return Err(wrong_shape(file.path(), name, shape, &stored.shape));
+            None => missing.push(name.to_owned()),
+            Some((file, stored)) if stored != shape => {
+                return Err(wrong_shape(file.path(), name, shape, stored));
             }
             Some((file, _)) => {
                 file.stored_dtype(name)?;
@@ -257,14 +304,43 @@ fn check_weights(
         let path = folder.to_owned();
         return Err(HfError::MissingTensors { path, names: missing });
     }
-    let known: HashSet<_> = parameters.iter().map(|(name, _)| name.as_str()).collect();
-    let is_redundant = |name: &str| {
-        // Frequencies that old versions of transformers saved; and a head that is the embedding all the same.
-        name.ends_with(".rotary_emb.inv_freq") || (config.is_tied() && name == "lm_head.weight")
-    };
-    let extra = weights.names().filter(|name| !known.contains(name) && !is_redundant(name));
+    check_tied_head(config, stored_names, weights)?;
+    let known: HashSet<_> = parameters.iter().map(|(name, _)| stored_names.of(name)).collect();
+    let extra = weights.names().filter(|name| !known.contains(name) && !family.is_redundant(config, name));
     let names: Vec<_> = extra.map(str::to_owned).collect();
     if names.is_empty() { Ok(()) } else { Err(HfError::ExtraTensors { path: folder.to_owned(), names }) }
+}
+
+/// Checks that a head which is stored although it is tied is the embedding: with another, transformers 4 would leave it
+/// out, and transformers 5 would leave it untied.
+fn check_tied_head(
+    config: &DecoderConfig,
+    stored_names: &StoredNames,
+    weights: &ShardedWeights,
+) -> Result<(), HfError> {
+    let embedding = stored_names.of(&config.embedding.tokens);
+    let (Some((embedding_file, _)), Some((head_file, _))) = (weights.find(embedding), weights.find(HEAD)) else {
+        return Ok(());
+    };
+    if !config.is_tied() || embedding == HEAD {
+        return Ok(());
+    }
+    let dtype = match head_file.stored_dtype(HEAD)? {
+        StoredDtype::Bf16 => WeightDtype::Bf16,
+        _ => WeightDtype::F32,
+    };
+    if embedding_file.load(embedding, dtype)?[..] == head_file.load(HEAD, dtype)?[..] {
+        return Ok(());
+    }
+    Err(HfError::Unexpected {
+        path: head_file.path().to_owned(),
+        what: format!("tensor \"{HEAD}\""),
+        expected: format!(
+            "the values of \"{embedding}\", to which tie_word_embeddings ties it; set that to false in {CONFIG} if \
+             the two differ on purpose"
+        ),
+        found: "others".to_owned(),
+    })
 }
 
 fn wrong_shape(path: &Path, name: &str, expected: &[usize], found: &[usize]) -> HfError {
@@ -274,6 +350,15 @@ fn wrong_shape(path: &Path, name: &str, expected: &[usize], found: &[usize]) -> 
         expected: format!("{expected:?} from {CONFIG}"),
         found: format!("{found:?}"),
     }
+}
+
+/// The tokens that end a text by `config.json`.
+fn eos_token_ids(keys: &Keys<'_>, family: &Family, vocabulary: usize) -> Result<Vec<u32>, HfError> {
+    let mut ids = token_ids(keys, "eos_token_id", vocabulary)?;
+    if !keys.is_stated("eos_token_id") {
+        ids.extend(family.default_eos.filter(|&id| (id as usize) < vocabulary));
+    }
+    Ok(ids)
 }
 
 /// The tokens under `key`: one, a list, or none.

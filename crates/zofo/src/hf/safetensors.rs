@@ -5,38 +5,25 @@
 //! `{"name": {"dtype": …, "shape": […], "data_offsets": [start, end]}, …}`, and after it the data, without gaps.
 
 mod header;
-mod sharded;
 mod writer;
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    ops::Range,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use burn_std::Bytes;
-use memmap2::Mmap;
 use safetensors::Dtype;
-use zofo_kernels::map_private;
 
 use super::{
-    atomic::failed_to,
-    dtype::{Float, StoredDtype, WeightDtype, convert},
+    dtype::{Float, StoredDtype, WeightDtype},
     error::HfError,
-    mmap::map_file,
+    weights::{MappedFile, WeightFile},
 };
 
-pub(super) use sharded::ShardedWeights;
 pub(super) use writer::{LARGEST_SHARD, TensorSpec, shards, write_shard};
 
 /// A safetensors file whose header holds against the format and the size of the file.
 #[derive(Debug)]
 pub(super) struct SafetensorsFile {
-    path: PathBuf,
-    /// The same file as `map`, for mappings that can be written to.
-    file: File,
-    map: Mmap,
+    mapped: MappedFile,
     tensors: BTreeMap<String, Stored>,
 }
 
@@ -55,14 +42,9 @@ impl SafetensorsFile {
     /// # Errors
     /// The file cannot be opened or mapped, or its header is wrong.
     pub(super) fn open(path: &Path) -> Result<Self, HfError> {
-        let file = File::open(path).map_err(failed_to("open", path))?;
-        let map = map_file(path).map_err(failed_to("open", path))?;
-        let tensors = header::read(path, &map)?;
-        Ok(Self { path: path.to_owned(), file, map, tensors })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+        let mapped = MappedFile::open(path)?;
+        let tensors = header::read(path, mapped.bytes())?;
+        Ok(Self { mapped, tensors })
     }
 
     /// The tensors by name.
@@ -70,47 +52,32 @@ impl SafetensorsFile {
         &self.tensors
     }
 
-    /// How a weight is stored.
-    ///
-    /// # Errors
-    /// The file has no such tensor, or not in a type that weights can have.
-    pub(super) fn stored_dtype(&self, name: &str) -> Result<StoredDtype, HfError> {
+    fn weight(&self, name: &str) -> Result<(&Stored, Float), HfError> {
+        let stored = self.tensors.get(name).ok_or_else(|| self.mapped.no_tensor(name))?;
+        Ok((stored, self.mapped.weight_type(name, stored.dtype)?))
+    }
+}
+
+impl WeightFile for SafetensorsFile {
+    fn path(&self) -> &Path {
+        self.mapped.path()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.tensors.get(name)?.shape)
+    }
+
+    fn stored_dtype(&self, name: &str) -> Result<StoredDtype, HfError> {
         Ok(self.weight(name)?.1.into())
     }
 
-    /// A weight as tensor storage of type `dtype`, mapped if it is stored so and as aligned as its values need.
-    ///
-    /// # Errors
-    /// As [`stored_dtype`](Self::stored_dtype); the mapping fails.
-    pub(super) fn load(&self, name: &str, dtype: WeightDtype) -> Result<Bytes, HfError> {
+    fn load(&self, name: &str, dtype: WeightDtype) -> Result<Bytes, HfError> {
         let (stored, float) = self.weight(name)?;
-        let aligned = stored.bytes.start.is_multiple_of(dtype.size());
-        if aligned && StoredDtype::from(float).is_stored_as(dtype) && !stored.bytes.is_empty() {
-            let mapped = map_private(&self.file, stored.bytes.start as u64, stored.bytes.len());
-            return Ok(mapped.map_err(failed_to("map", &self.path))?);
-        }
-        Ok(convert(&self.map[stored.bytes.clone()], float, dtype))
-    }
-
-    fn weight(&self, name: &str) -> Result<(&Stored, Float), HfError> {
-        let stored = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| HfError::MissingTensors { path: self.path.clone(), names: vec![name.to_owned()] })?;
-        let float = match stored.dtype {
-            Dtype::F32 => Float::F32,
-            Dtype::F16 => Float::F16,
-            Dtype::BF16 => Float::Bf16,
-            other => {
-                return Err(HfError::Unsupported {
-                    path: self.path.clone(),
-                    what: format!("the type of tensor \"{name}\""),
-                    found: format!("{other:?}"),
-                    supported: "F32, BF16, F16".to_owned(),
-                });
-            }
-        };
-        Ok((stored, float))
+        self.mapped.load(stored.bytes.clone(), float, dtype)
     }
 }
 

@@ -11,8 +11,11 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::{error::HfError, family::family, json::Keys, pytorch::test_file::pytorch_bytes};
+use crate::model::DecoderConfig;
+
 /// The `config.json` of [`TestModel::new`].
-pub(super) fn llama_config() -> Value {
+pub(crate) fn llama_config() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"],
         "dtype": "float32",
@@ -33,31 +36,56 @@ pub(super) fn llama_config() -> Value {
     })
 }
 
+/// The decoder of a `config.json`.
+pub(super) fn read_decoder(config: &Value) -> Result<DecoderConfig, HfError> {
+    let keys = Keys::new(Path::new("config.json"), config.as_object().unwrap());
+    family(&keys)?.decoder(&keys)
+}
+
+/// An object with these keys set to other values.
+pub(super) fn changed(object: &Value, changes: &Value) -> Value {
+    let mut object = object.clone();
+    for (key, value) in changes.as_object().unwrap() {
+        object[key] = value.clone();
+    }
+    object
+}
+
+/// Checks that each of these changes of `config` is refused, with a message that names the file and has all the parts.
+#[track_caller]
+pub(super) fn assert_refused(config: &Value, cases: &[(Value, &[&str])]) {
+    for (changes, parts) in cases {
+        let text = message(read_decoder(&changed(config, changes)));
+        assert_says(&text, &["config.json"]);
+        assert_says(&text, parts);
+    }
+}
+
 /// A tensor as it will stand in a file.
 #[derive(Clone, Debug)]
-pub(super) struct TestTensor {
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct TestTensor {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl TestTensor {
-    pub(super) fn f32(shape: &[usize], values: &[f32]) -> Self {
+    pub(crate) fn f32(shape: &[usize], values: &[f32]) -> Self {
         Self { dtype: Dtype::F32, shape: shape.to_owned(), bytes: bytemuck::cast_slice(values).to_owned() }
     }
 
     /// Values that differ from each other and from those of tensors with another `first`.
-    pub(super) fn counting(shape: &[usize], first: f32) -> Self {
+    pub(crate) fn counting(shape: &[usize], first: f32) -> Self {
         let count = shape.iter().product::<usize>();
         let values: Vec<_> = (0..count).map(|index| first + index as f32 / 256.0).collect();
         Self::f32(shape, &values)
     }
 }
 
-pub(super) type TestTensors = BTreeMap<String, TestTensor>;
+pub(crate) type TestTensors = BTreeMap<String, TestTensor>;
 
 /// The bytes of a safetensors file.
-pub(super) fn safetensors_bytes(tensors: &TestTensors) -> Vec<u8> {
+pub(crate) fn safetensors_bytes(tensors: &TestTensors) -> Vec<u8> {
     let views = tensors.iter().map(|(name, tensor)| {
         let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes).unwrap();
         (name, view)
@@ -67,16 +95,16 @@ pub(super) fn safetensors_bytes(tensors: &TestTensors) -> Vec<u8> {
 
 /// A model folder in the making.
 #[derive(Clone, Debug)]
-pub(super) struct TestModel {
-    pub(super) config: Value,
-    pub(super) tensors: TestTensors,
+pub(crate) struct TestModel {
+    pub(crate) config: Value,
+    pub(crate) tensors: TestTensors,
     /// Further files.
-    pub(super) files: BTreeMap<&'static str, String>,
+    pub(crate) files: BTreeMap<&'static str, String>,
 }
 
 impl TestModel {
     /// A right one, in F32, with 2 layers, hidden size 8, 2 query heads and 1 key-value head of 4, and a vocabulary of 6.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let parameters = [("model.embed_tokens", &[6, 8][..]), ("model.norm", &[8]), ("lm_head", &[6, 8])];
         let parts = [
             ("input_layernorm", &[8][..]),
@@ -109,7 +137,7 @@ impl TestModel {
     }
 
     /// Without a head of its own.
-    pub(super) fn tied() -> Self {
+    pub(crate) fn tied() -> Self {
         let mut model = Self::new();
         model.config["tie_word_embeddings"] = json!(true);
         model.tensors.remove("lm_head.weight");
@@ -117,26 +145,44 @@ impl TestModel {
     }
 
     /// Writes the folder, with all weights in one file.
-    pub(super) fn write(&self) -> ModelFolder {
-        let folder = self.write_without_weights();
-        fs::write(folder.path("model.safetensors"), safetensors_bytes(&self.tensors)).unwrap();
-        folder
+    pub(crate) fn write(&self) -> ModelFolder {
+        self.write_one("model.safetensors", safetensors_bytes)
     }
 
     /// Writes the folder, with the weights in two files and an index.
-    pub(super) fn write_sharded(&self) -> ModelFolder {
+    pub(crate) fn write_sharded(&self) -> ModelFolder {
+        self.write_two(["one.safetensors", "two.safetensors"], "model.safetensors.index.json", safetensors_bytes)
+    }
+
+    /// As [`write`](Self::write), in PyTorch's format.
+    pub(crate) fn write_pytorch(&self) -> ModelFolder {
+        self.write_one("pytorch_model.bin", pytorch_bytes)
+    }
+
+    /// As [`write_sharded`](Self::write_sharded), in PyTorch's format.
+    pub(crate) fn write_pytorch_sharded(&self) -> ModelFolder {
+        self.write_two(["one.bin", "two.bin"], "pytorch_model.bin.index.json", pytorch_bytes)
+    }
+
+    fn write_one(&self, file: &str, bytes: fn(&TestTensors) -> Vec<u8>) -> ModelFolder {
         let folder = self.write_without_weights();
-        let mut shards = [("one.safetensors", TestTensors::new()), ("two.safetensors", TestTensors::new())];
+        fs::write(folder.path(file), bytes(&self.tensors)).unwrap();
+        folder
+    }
+
+    fn write_two(&self, files: [&str; 2], index: &str, bytes: fn(&TestTensors) -> Vec<u8>) -> ModelFolder {
+        let folder = self.write_without_weights();
+        let mut shards = files.map(|file| (file, TestTensors::new()));
         let mut weight_map = BTreeMap::new();
-        for (index, (name, tensor)) in self.tensors.iter().enumerate() {
-            let (file, tensors) = &mut shards[index % 2];
+        for (position, (name, tensor)) in self.tensors.iter().enumerate() {
+            let (file, tensors) = &mut shards[position % 2];
             tensors.insert(name.clone(), tensor.clone());
             weight_map.insert(name, *file);
         }
         for (file, tensors) in shards {
-            fs::write(folder.path(file), safetensors_bytes(&tensors)).unwrap();
+            fs::write(folder.path(file), bytes(&tensors)).unwrap();
         }
-        folder.write_json("model.safetensors.index.json", &json!({ "weight_map": weight_map }));
+        folder.write_json(index, &json!({ "weight_map": weight_map }));
         folder
     }
 
@@ -151,7 +197,7 @@ impl TestModel {
 }
 
 /// Writes the GGUF file of a model with the sizes of [`TestModel::new`] and these weights, without a tokenizer.
-pub(super) fn write_gguf(path: &Path, weights: &TestTensors) {
+pub(crate) fn write_gguf(path: &Path, weights: &TestTensors) {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let mut header = vec![text("general.architecture"), 8_u32.to_le_bytes().to_vec(), text("llama")];
     let numbers = [
@@ -216,22 +262,22 @@ fn gguf_name(name: &str) -> String {
 
 /// A folder that is removed when dropped.
 #[derive(Debug)]
-pub(super) struct ModelFolder(pub(super) TempDir);
+pub(crate) struct ModelFolder(pub(crate) TempDir);
 
 impl ModelFolder {
-    pub(super) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.0.path()
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root().join(name)
     }
 
-    pub(super) fn write_json(&self, name: &str, value: &Value) {
+    pub(crate) fn write_json(&self, name: &str, value: &Value) {
         fs::write(self.path(name), value.to_string()).unwrap();
     }
 
-    pub(super) fn read_json(&self, name: &str) -> Value {
+    pub(crate) fn read_json(&self, name: &str) -> Value {
         serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
     }
 }
@@ -251,7 +297,7 @@ fn tokenizer_json() -> String {
 
 /// The message of the error that `result` must be, with its causes.
 #[track_caller]
-pub(super) fn message<T, E: Error>(result: Result<T, E>) -> String {
+pub(crate) fn message<T, E: Error>(result: Result<T, E>) -> String {
     let Err(error) = result else {
         panic!("expected an error");
     };
@@ -266,7 +312,7 @@ pub(super) fn message<T, E: Error>(result: Result<T, E>) -> String {
 
 /// Checks that `text` has all of `parts`.
 #[track_caller]
-pub(super) fn assert_says(text: &str, parts: &[&str]) {
+pub(crate) fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "\"{part}\" is not in: {text}");
     }

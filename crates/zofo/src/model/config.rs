@@ -336,6 +336,19 @@ impl DecoderConfig {
         all
     }
 
+    /// All norms, in the order of the forward pass.
+    pub fn norms(&self) -> impl Iterator<Item = &Norm> {
+        fn of_layer(layer: &Layer) -> Vec<&Norm> {
+            let Layer { attention, attention_norms: first, mlp_norms: second, .. } = layer;
+            [&first.input, &attention.q_norm, &attention.k_norm, &first.output, &first.stream]
+                .into_iter()
+                .chain([&second.input, &second.output, &second.stream])
+                .flatten()
+                .collect()
+        }
+        self.layers.iter().flat_map(of_layer).chain(&self.output.norm)
+    }
+
     /// The linear layers inside the blocks, in the order of the forward pass: what LoRA can adapt.
     pub fn linears(&self) -> Vec<LinearModule> {
         let of_layer = |(layer, block): (usize, &Layer)| {

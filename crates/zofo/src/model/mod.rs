@@ -11,5 +11,5 @@ pub use backbone::{Backbone, Parameter};
 pub use batch::{Batch, Label};
 pub use config::DecoderConfig;
 pub use decoder::KeyValueCache;
-pub use rope::{Frequencies, Rope, RopeScaling};
+pub use rope::{Frequencies, Rope, RopeScaling, Yarn, long_rope_attention_factor, yarn_attention_factor};
 pub use rows::Part;

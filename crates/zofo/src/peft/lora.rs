@@ -1,9 +1,14 @@
 //! LoRA: W·x + (α/r)·B·A·x with A `[r, in]` and B `[out, r]` (Hu et al., 2021).
 
-use crate::hf::{HfError, LoraMatrix, LoraPair, PeftLora, is_target};
+use super::dropout::dropout;
+use super::error::AdapterError;
+use super::init::tensor_of;
+use super::targets::{Target, peft_targets, resolve, scaled};
+use crate::hf::{ADAPTER_WEIGHTS, AdapterMatrix, HfError, LoraPair, ModuleNames, Patterns, PeftLora};
 use crate::model::DecoderConfig;
+use crate::model::config::{WeightOrder, module_of};
 use crate::task::SplitMix64;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,31 +22,49 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Scale by α/√r instead of α/r (Kalajdzievski, 2023).
     pub rank_stabilized: bool,
-    /// Which linear layers, by the last part of their module names (`q_proj`) or by whole names.
-    pub targets: Vec<String>,
+    /// Share of the elements of x that is dropped before A while the block is trained: at least 0 and below 1.
+    pub dropout: f64,
+    /// Which linear layers: by the last part of their module names (`q_proj`) or by whole names; by a regular expression
+    /// that matches whole names; or `all-linear`. By default those that compute queries and values.
+    pub targets: Option<ModuleNames>,
+    /// Those of them that are left out.
+    pub exclude: Option<ModuleNames>,
+    /// The blocks, from 0, whose layers are taken. By default all.
+    pub layers: Option<Vec<usize>>,
+    /// Other ranks, for layers whose names end in what a regular expression matches.
+    pub rank_pattern: Patterns<usize>,
+    /// Other values of α, likewise.
+    pub alpha_pattern: Patterns<f64>,
 }
 
-/// No linear layer of the model has the name of a target.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "`peft.targets` names `{target}`, which is no linear layer of this model; it has {}",
-    known.join(", ")
-)]
-pub struct UnknownTarget {
-    /// What was asked for.
-    pub target: String,
-    /// Last parts of the names of the model's linear layers.
-    pub known: Vec<String>,
+impl Default for LoraConfig {
+    /// r = 8 and α = 16 on queries and values.
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: 16.0,
+            rank_stabilized: false,
+            dropout: 0.0,
+            targets: None,
+            exclude: None,
+            layers: None,
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
+        }
+    }
 }
 
 /// A LoRA block: one pair (A, B) per adapted linear layer.
 #[derive(Clone)]
 pub struct Lora {
     config: Arc<LoraConfig>,
-    /// Module names, without `.weight`, in the order of the forward pass.
-    modules: Arc<Vec<String>>,
+    /// In the order of the forward pass.
+    targets: Arc<Vec<Target>>,
+    /// Places by the names of the weights.
     index: Arc<HashMap<String, usize>>,
     pairs: Vec<(Tensor<2>, Tensor<2>)>,
+    /// Where dropout's masks come from, if there is to be any.
+    dropout_seed: Option<u64>,
 }
 
 impl Lora {
@@ -49,85 +72,92 @@ impl Lora {
     ///
     /// # Errors
     ///
-    /// If a target matches no linear layer.
-    pub fn new(config: LoraConfig, model: &DecoderConfig, seed: u64, device: &Device) -> Result<Self, UnknownTarget> {
-        let linear = linear_modules(model);
-        for target in &config.targets {
-            if !linear.iter().any(|(module, _)| is_target(module, target)) {
-                return Err(UnknownTarget { target: target.clone(), known: last_parts(&linear) });
-            }
-        }
-        let chosen =
-            linear.into_iter().filter(|(module, _)| config.targets.iter().any(|target| is_target(module, target)));
-        let (mut modules, mut pairs) = (Vec::new(), Vec::new());
-        for (index, (module, [out, input])) in chosen.enumerate() {
+    /// If the configuration asks for layers that the model does not have, or for none.
+    pub fn new(config: LoraConfig, model: &DecoderConfig, seed: u64, device: &Device) -> Result<Self, AdapterError> {
+        let targets = resolve(&config, model)?;
+        let pair = |(index, target): (usize, &Target)| {
             let mut random = SplitMix64::keyed(seed, "lora", index as u64);
-            let bound = 1.0 / (input as f64).sqrt();
-            let mut uniform = || {
-                let unit = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-                ((2.0 * unit - 1.0) * bound) as f32
-            };
-            let a: Vec<f32> = (0..config.rank * input).map(|_| uniform()).collect();
-            let a = Tensor::from_data(TensorData::new(a, [config.rank, input]), device);
-            pairs.push((a, Tensor::zeros([out, config.rank], device)));
-            modules.push(module);
-        }
-        Ok(Self::assemble(config, modules, pairs))
+            let [rank, inputs, outputs] = [target.rank, target.module.inputs, target.module.outputs];
+            let bound = 1.0 / (inputs as f64).sqrt();
+            let a = (0..rank * inputs).map(|_| ((2.0 * random.next_unit() - 1.0) * bound) as f32).collect();
+            (tensor_of(a, [rank, inputs], device), Tensor::zeros([outputs, rank], device))
+        };
+        let pairs = targets.iter().enumerate().map(pair).collect();
+        Ok(Self::assemble(config, targets, pairs))
     }
 
-    /// The block in the PEFT folder `dir`.
+    /// Checks `config` against `model` without making a block.
     ///
     /// # Errors
     ///
-    /// If it cannot be read, is of another kind, or belongs to another model.
-    pub fn read(dir: &Path, model: &DecoderConfig, device: &Device) -> Result<Self, HfError> {
-        let stored = PeftLora::read(dir)?;
-        stored.check_against(model, dir)?;
+    /// Those of [`new`](Self::new).
+    pub(super) fn check(config: &LoraConfig, model: &DecoderConfig) -> Result<(), AdapterError> {
+        resolve(config, model).map(|_| ())
+    }
+
+    /// The block `stored`, which was read from the folder `dir`, for `model`.
+    ///
+    /// # Errors
+    ///
+    /// If it belongs to another model, or adapts the output matrix.
+    pub(super) fn from_peft(
+        stored: PeftLora,
+        dir: &Path,
+        model: &DecoderConfig,
+        device: &Device,
+    ) -> Result<Self, HfError> {
+        check_fit(&stored, dir, model)?;
         let config = LoraConfig {
             rank: stored.r,
             alpha: stored.lora_alpha,
             rank_stabilized: stored.use_rslora,
-            targets: stored.target_modules,
+            dropout: stored.lora_dropout,
+            targets: Some(ModuleNames::List(stored.target_modules)),
+            rank_pattern: stored.rank_pattern,
+            alpha_pattern: stored.alpha_pattern,
+            ..LoraConfig::default()
         };
-        let tensor = |matrix: LoraMatrix| Tensor::from_data(TensorData::new(matrix.values, matrix.shape), device);
+        let tensor = |matrix: AdapterMatrix| tensor_of(matrix.values, matrix.shape, device);
         let stored = stored.tensors.into_iter();
         let mut by_module: HashMap<String, _> =
             stored.map(|pair| (pair.module, (tensor(pair.a), tensor(pair.b)))).collect();
-        let order = linear_modules(model).into_iter().map(|(name, _)| name);
-        let (modules, pairs) = order.filter_map(|name| by_module.remove(&name).map(|pair| (name, pair))).unzip();
-        Ok(Self::assemble(config, modules, pairs))
+        let order = model.linears().into_iter();
+        let (modules, pairs) =
+            order.filter_map(|module| by_module.remove(&module.name).map(|pair| (module, pair))).unzip();
+        let targets = scaled(&config, modules).map_err(|error| HfError::Unexpected {
+            path: dir.to_owned(),
+            what: "patterns".to_owned(),
+            expected: "regular expressions".to_owned(),
+            found: error.to_string(),
+        })?;
+        Ok(Self::assemble(config, targets, pairs))
     }
 
-    /// Writes the block as the PEFT folder `dir`, for the base model at `base_model`.
-    ///
-    /// # Errors
-    ///
-    /// If a file cannot be written, or `dir` holds something else.
-    pub fn write(&self, base_model: &Path, dir: &Path) -> Result<(), HfError> {
-        let matrix = |tensor: &Tensor<2>| LoraMatrix {
-            shape: tensor.dims(),
-            values: tensor.clone().inner().into_data().iter::<f32>().collect(),
-        };
-        let pairs = self.modules.iter().zip(&self.pairs).map(|(module, (a, b))| LoraPair {
-            module: module.clone(),
-            a: matrix(a),
-            b: matrix(b),
+    /// The block as PEFT keeps it, for the base model at `base_model`.
+    pub(super) fn to_peft(&self, base_model: &Path) -> PeftLora {
+        let pairs = self.targets.iter().zip(&self.pairs).map(|(target, (a, b))| LoraPair {
+            module: target.module.name.clone(),
+            a: AdapterMatrix::from(a),
+            b: AdapterMatrix::from(b),
         });
-        let stored = PeftLora {
+        PeftLora {
             r: self.config.rank,
             lora_alpha: self.config.alpha,
             use_rslora: self.config.rank_stabilized,
-            target_modules: self.config.targets.clone(),
+            lora_dropout: self.config.dropout,
+            fan_in_fan_out: self.targets.iter().any(|target| target.module.order == WeightOrder::InputMajor),
+            rank_pattern: self.config.rank_pattern.clone(),
+            alpha_pattern: self.config.alpha_pattern.clone(),
+            target_modules: peft_targets(&self.config, &self.targets),
             tensors: pairs.collect(),
             base_model_name_or_path: Some(base_model.display().to_string()),
-        };
-        stored.write(dir)
+        }
     }
 
-    fn assemble(config: LoraConfig, modules: Vec<String>, pairs: Vec<(Tensor<2>, Tensor<2>)>) -> Self {
-        let index = modules.iter().enumerate().map(|(i, name)| (format!("{name}.weight"), i));
+    fn assemble(config: LoraConfig, targets: Vec<Target>, pairs: Vec<(Tensor<2>, Tensor<2>)>) -> Self {
+        let index = targets.iter().enumerate().map(|(i, target)| (format!("{}.weight", target.module.name), i));
         let index = Arc::new(index.collect());
-        Self { config: Arc::new(config), modules: Arc::new(modules), index, pairs }
+        Self { config: Arc::new(config), targets: Arc::new(targets), index, pairs, dropout_seed: None }
     }
 
     /// Size and place.
@@ -136,7 +166,8 @@ impl Lora {
     }
 
     pub(super) fn tensors(&self) -> Vec<(String, Tensor<2>)> {
-        let both = self.modules.iter().zip(&self.pairs).flat_map(|(module, (a, b))| {
+        let both = self.targets.iter().zip(&self.pairs).flat_map(|(target, (a, b))| {
+            let module = &target.module.name;
             [
                 (format!("base_model.model.{module}.lora_A.weight"), a.clone()),
                 (format!("base_model.model.{module}.lora_B.weight"), b.clone()),
@@ -155,30 +186,70 @@ impl Lora {
         Self { pairs, ..self.clone() }
     }
 
-    pub(super) fn module(&self, weight: &str) -> Option<usize> {
-        self.index.get(weight).copied()
+    pub(super) fn with_dropout(&self, seed: u64) -> Self {
+        Self { dropout_seed: (self.config.dropout > 0.0).then_some(seed), ..self.clone() }
+    }
+
+    pub(super) fn adapts(&self, weight: &str) -> bool {
+        self.index.contains_key(weight)
     }
 
     pub(super) fn delta(&self, weight: &str, x: Tensor<2>) -> Option<Tensor<2>> {
-        let (a, b) = self.pairs[self.module(weight)?].clone();
-        let rank = self.config.rank as f64;
-        let scale = self.config.alpha / if self.config.rank_stabilized { rank.sqrt() } else { rank };
-        Some(x.matmul(a.transpose()).matmul(b.transpose()) * scale)
+        let index = *self.index.get(weight)?;
+        let (a, b) = self.pairs[index].clone();
+        let Target { module, scale, .. } = &self.targets[index];
+        let x = match self.dropout_seed {
+            Some(seed) => dropout(x, self.config.dropout, seed, &module.name),
+            None => x,
+        };
+        Some(x.matmul(a.transpose()).matmul(b.transpose()) * *scale)
+    }
+
+    /// The `values` of the weight of this name with the block's addition merged in: W + (α/r)·B·A, computed in f32, in
+    /// the layout in which the model stores the weight. A weight that the block does not adapt stays as it is.
+    pub fn merged(&self, weight: &str, values: Tensor<2>) -> Tensor<2> {
+        let Some(&index) = self.index.get(weight) else { return values };
+        let (a, b) = self.pairs[index].clone();
+        let Target { module, scale, .. } = &self.targets[index];
+        let addition = b.matmul(a) * *scale;
+        values
+            + match module.order {
+                WeightOrder::OutputMajor => addition,
+                WeightOrder::InputMajor => addition.transpose(),
+            }
     }
 }
 
-/// Module name and `[out, in]` of every linear layer inside the blocks, in the order of the forward pass.
-fn linear_modules(model: &DecoderConfig) -> Vec<(String, [usize; 2])> {
-    model.linears().into_iter().map(|linear| (linear.name, [linear.outputs, linear.inputs])).collect()
-}
-
-fn last_parts(linear: &[(String, [usize; 2])]) -> Vec<String> {
-    let mut parts: Vec<String> = Vec::new();
-    for (module, _) in linear {
-        let part = module.rsplit('.').next().unwrap_or(module).to_owned();
-        if !parts.contains(&part) {
-            parts.push(part);
+/// Checks that every module of `stored` is a linear layer of `model`, and that the pair fits it.
+fn check_fit(stored: &PeftLora, dir: &Path, model: &DecoderConfig) -> Result<(), HfError> {
+    let linear = model.linears();
+    let shapes: HashMap<&str, [usize; 2]> =
+        linear.iter().map(|module| (module.name.as_str(), [module.outputs, module.inputs])).collect();
+    for pair in &stored.tensors {
+        let module = &pair.module;
+        if module_of(&model.output.head) == module {
+            return Err(HfError::Unsupported {
+                path: dir.join(ADAPTER_WEIGHTS),
+                what: format!("module \"{module}\""),
+                found: "LoRA on the output matrix".to_owned(),
+                supported: "LoRA on the linear layers inside the blocks".to_owned(),
+            });
         }
+        let found = [pair.b.shape[0], pair.a.shape[1]];
+        let expected = match shapes.get(module.as_str()) {
+            Some(shape) if *shape == found => continue,
+            Some(shape) => format!("one for the {shape:?} (out, in) of the base model"),
+            None => "a linear layer of the base model".to_owned(),
+        };
+        return Err(HfError::Unexpected {
+            path: dir.join(ADAPTER_WEIGHTS),
+            what: format!("module \"{module}\""),
+            expected,
+            found: format!("one for {found:?} (is the adapter for another model?)"),
+        });
     }
-    parts
+    Ok(())
 }
+
+#[cfg(test)]
+mod tests;

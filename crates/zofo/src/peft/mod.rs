@@ -1,34 +1,120 @@
-//! Small trainable blocks beside a frozen backbone.
+//! Small trainable blocks beside a frozen backbone: LoRA, prefix tuning and prompt tuning, as PEFT defines them.
 
+mod dropout;
+mod error;
+mod init;
 mod lora;
 mod optimizer;
+mod prefix;
+mod prompt;
+mod targets;
+#[cfg(test)]
+mod test_model;
 
-pub use lora::{Lora, LoraConfig, UnknownTarget};
+pub use error::AdapterError;
+pub use init::InitTokens;
+pub use lora::{Lora, LoraConfig};
 pub use optimizer::{AdapterOptimizer, OptimizerKind, OptimizerState};
+pub use prefix::{Prefix, PrefixConfig, PrefixInit};
+pub use prompt::{Prompt, PromptConfig, PromptInit};
 
-use crate::hf::HfError;
-use crate::model::DecoderConfig;
+use crate::hf::{HfError, PeftAdapter};
+use crate::model::{Backbone, DecoderConfig};
 use burn::tensor::{Device, Gradients, Tensor};
 use std::path::Path;
 
-/// A PEFT block, p or s: its tensors, and what they add to the backbone's projections.
+/// What a block is, and how it begins.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AdapterConfig {
+    /// Low-rank additions to linear layers.
+    Lora(LoraConfig),
+    /// Keys and values of virtual tokens.
+    Prefix(PrefixConfig),
+    /// Embeddings of virtual tokens.
+    Prompt(PromptConfig),
+}
+
+impl AdapterConfig {
+    /// Checks the configuration against a model, whose weights need not be there yet.
+    ///
+    /// # Errors
+    ///
+    /// If it asks for layers, positions or tokens that the model does not have.
+    pub fn check(&self, model: &DecoderConfig) -> Result<(), AdapterError> {
+        let tokens = match self {
+            Self::Lora(config) => return Lora::check(config, model),
+            Self::Prefix(PrefixConfig { init: PrefixInit::Activations(tokens), .. })
+            | Self::Prompt(PromptConfig { init: PromptInit::Embeddings(tokens), .. }) => Some(tokens),
+            Self::Prefix(_) | Self::Prompt(_) => None,
+        };
+        let virtual_tokens = self.virtual_tokens();
+        if virtual_tokens >= model.max_positions {
+            return Err(AdapterError::TooManyVirtualTokens { virtual_tokens, positions: model.max_positions });
+        }
+        if let Some(InitTokens::Given(tokens)) = tokens {
+            if tokens.is_empty() {
+                return Err(AdapterError::EmptyText);
+            }
+            let vocabulary = model.vocabulary;
+            if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+                return Err(AdapterError::ForeignToken { token, vocabulary });
+            }
+        }
+        Ok(())
+    }
+
+    /// The positions that a block takes before the first real token.
+    pub fn virtual_tokens(&self) -> usize {
+        match self {
+            Self::Lora(_) => 0,
+            Self::Prefix(config) => config.virtual_tokens,
+            Self::Prompt(config) => config.virtual_tokens,
+        }
+    }
+}
+
+/// A PEFT block, p or s: its tensors, and what they do to a forward pass.
 #[derive(Clone)]
 pub enum Adapter {
     /// Low-rank additions to linear layers.
     Lora(Lora),
+    /// Keys and values of virtual tokens.
+    Prefix(Prefix),
+    /// Embeddings of virtual tokens.
+    Prompt(Prompt),
 }
 
 /// One gradient per tensor of an adapter, in the order of [`Adapter::tensors`].
 pub type AdapterGradients = Vec<Tensor<2>>;
 
 impl Adapter {
+    /// A new block for `backbone`; its random numbers come from `seed`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`AdapterConfig::check`].
+    pub fn new(config: &AdapterConfig, backbone: &Backbone, seed: u64) -> Result<Self, AdapterError> {
+        config.check(backbone.config())?;
+        Ok(match config {
+            AdapterConfig::Lora(config) => {
+                Self::Lora(Lora::new(config.clone(), backbone.config(), seed, backbone.device())?)
+            }
+            AdapterConfig::Prefix(config) => Self::Prefix(Prefix::new(config, backbone, seed)),
+            AdapterConfig::Prompt(config) => Self::Prompt(Prompt::new(config, backbone, seed)),
+        })
+    }
+
     /// Reads the adapter folder `dir`, in PEFT's format, for a model.
     ///
     /// # Errors
     ///
     /// If it cannot be read, is of a kind that is not supported, or belongs to another model.
     pub fn read(dir: &Path, model: &DecoderConfig, device: &Device) -> Result<Self, HfError> {
-        Lora::read(dir, model, device).map(Self::Lora)
+        Ok(match PeftAdapter::read(dir)? {
+            PeftAdapter::Lora(lora) => Self::Lora(Lora::from_peft(lora, dir, model, device)?),
+            PeftAdapter::Prefix(prefix) => Self::Prefix(Prefix::from_peft(prefix, dir, model, device)?),
+            PeftAdapter::Prompt(prompt) => Self::Prompt(Prompt::from_peft(prompt, dir, model, device)?),
+        })
     }
 
     /// Writes the adapter folder `dir` in PEFT's format, for the base model at `base_model`.
@@ -37,15 +123,21 @@ impl Adapter {
     ///
     /// If a file cannot be written, or `dir` holds something else.
     pub fn write(&self, base_model: &Path, dir: &Path) -> Result<(), HfError> {
-        match self {
-            Self::Lora(lora) => lora.write(base_model, dir),
-        }
+        let stored = match self {
+            Self::Lora(lora) => PeftAdapter::Lora(lora.to_peft(base_model)),
+            Self::Prefix(prefix) => PeftAdapter::Prefix(prefix.to_peft(base_model)),
+            Self::Prompt(prompt) => PeftAdapter::Prompt(prompt.to_peft(base_model)),
+        };
+        stored.write(dir)
     }
 
-    /// Name (as PEFT stores it) and values of every tensor, always in the same order.
+    /// Name and values of every tensor that is trained, always in the same order: what checkpoints hold. The names are
+    /// those of PEFT's files, but for a prefix with a projection: its files hold what the projection computes.
     pub fn tensors(&self) -> Vec<(String, Tensor<2>)> {
         match self {
             Self::Lora(lora) => lora.tensors(),
+            Self::Prefix(prefix) => prefix.tensors(),
+            Self::Prompt(prompt) => prompt.tensors(),
         }
     }
 
@@ -54,6 +146,8 @@ impl Adapter {
     pub fn with_tensors(&self, tensors: Vec<Tensor<2>>) -> Self {
         match self {
             Self::Lora(lora) => Self::Lora(lora.with_tensors(tensors)),
+            Self::Prefix(prefix) => Self::Prefix(prefix.with_tensors(tensors)),
+            Self::Prompt(prompt) => Self::Prompt(prompt.with_tensors(tensors)),
         }
     }
 
@@ -74,6 +168,16 @@ impl Adapter {
         self.with_tensors(self.tensors().into_iter().map(leaf).collect())
     }
 
+    /// The same block with the dropout that its configuration asks for, by masks that are a pure function of `seed`,
+    /// module, row and column: for training only.
+    #[must_use]
+    pub fn with_dropout(&self, seed: u64) -> Self {
+        match self {
+            Self::Lora(lora) => Self::Lora(lora.with_dropout(seed)),
+            Self::Prefix(_) | Self::Prompt(_) => self.clone(),
+        }
+    }
+
     /// Whether gradients with respect to this block are recorded.
     pub fn is_tracked(&self) -> bool {
         self.tensors().first().is_some_and(|(_, tensor)| tensor.is_require_grad())
@@ -89,31 +193,37 @@ impl Adapter {
         self.tensors().into_iter().map(gradient).collect()
     }
 
-    /// Number of virtual tokens, which stand before the real ones: real token t is at position `virtual_tokens` + t.
+    /// Number of virtual tokens before a row's first one, which therefore has this position: 0 for LoRA.
     pub fn virtual_tokens(&self) -> usize {
         match self {
             Self::Lora(_) => 0,
+            Self::Prefix(prefix) => prefix.virtual_tokens(),
+            Self::Prompt(prompt) => prompt.virtual_tokens(),
         }
     }
 
-    /// Embeddings `[virtual_tokens, embedding width]` that stand before those of words.
+    /// Of prompt tuning: what stands before the word embeddings, `[n, embedding width]`.
     pub fn prompt(&self) -> Option<Tensor<2>> {
         match self {
-            Self::Lora(_) => None,
+            Self::Prompt(prompt) => Some(prompt.embeddings()),
+            Self::Lora(_) | Self::Prefix(_) => None,
         }
     }
 
-    /// Keys and values `[virtual_tokens, kv_heads · head_dim]` that stand before those of real tokens in block `layer`.
-    pub fn prefix(&self, _layer: usize) -> Option<(Tensor<2>, Tensor<2>)> {
+    /// Of prefix tuning: keys and values of the virtual tokens in one block, `[n, kv_heads · head_dim]` each, as they
+    /// stand in the cache: not to be rotated.
+    pub fn prefix(&self, layer: usize) -> Option<(Tensor<2>, Tensor<2>)> {
         match self {
-            Self::Lora(_) => None,
+            Self::Prefix(prefix) => Some(prefix.keys_and_values(layer)),
+            Self::Lora(_) | Self::Prompt(_) => None,
         }
     }
 
     /// Whether the block adds something to the projection whose weight has this name.
     pub fn adapts(&self, weight: &str) -> bool {
         match self {
-            Self::Lora(lora) => lora.module(weight).is_some(),
+            Self::Lora(lora) => lora.adapts(weight),
+            Self::Prefix(_) | Self::Prompt(_) => false,
         }
     }
 
@@ -121,6 +231,7 @@ impl Adapter {
     pub fn delta(&self, weight: &str, x: Tensor<2>) -> Option<Tensor<2>> {
         match self {
             Self::Lora(lora) => lora.delta(weight, x),
+            Self::Prefix(_) | Self::Prompt(_) => None,
         }
     }
 }

@@ -24,10 +24,11 @@ pub(crate) use choice::Choice;
 pub use error::ConfigError;
 pub use paths::expand_home;
 pub use sections::{
-    Compute, DataConfig, Device, InnerConfig, Keep, KeepAdapter, LrSchedule, MethodConfig, MethodName, ModelConfig,
-    Optimizer, OuterConfig, PeftConfig, PeftKind, RunConfig, ShadowInit,
+    BlockInit, Compute, DataConfig, Device, InnerConfig, Keep, KeepAdapter, LrSchedule, MethodConfig, MethodName,
+    ModelConfig, Optimizer, OuterConfig, PeftConfig, PeftKind, RunConfig, ShadowInit,
 };
 
+use crate::hf::hub::is_hub_id;
 use crate::task::Task;
 use keys::{Effect, KEYS, Key};
 use reader::Reader;
@@ -86,10 +87,12 @@ impl Config {
     }
 
     /// The same configuration with paths of inputs that do not depend on the working folder. A path that has no such
-    /// form in UTF-8, which is all that TOML can hold, stays as it is.
+    /// form in UTF-8, which is all that TOML can hold, stays as it is, and so does a hub id.
     #[must_use]
     pub fn with_absolute_paths(mut self) -> Self {
-        self.model.path = paths::absolute(&self.model.path);
+        if !is_hub_id(&self.model.path) {
+            self.model.path = paths::absolute(&self.model.path);
+        }
         self.data.dir = paths::absolute(&self.data.dir);
         let is_builtin = Task::builtin_names().any(|name| name == self.data.task);
         if !is_builtin && Path::new(&self.data.task).is_file() {
@@ -104,13 +107,24 @@ impl Config {
         &self.unused
     }
 
-    /// The resolved configuration as TOML, which [`Config::parse`] reads back to an equal one.
+    /// The resolved configuration as TOML, which [`Config::parse`] reads back to an equal one. Keys of another method or
+    /// block are in it only if they were set.
     ///
     /// # Errors
     /// [`ConfigError::Write`] if a value has no TOML form; none that [`Config::parse`] accepts is
     /// so.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
-        toml::to_string(self).map_err(|error| ConfigError::Write { reason: error.to_string() })
+        let failed = |error: toml::ser::Error| ConfigError::Write { reason: error.to_string() };
+        let mut table = toml::Table::try_from(self).map_err(failed)?;
+        for key in KEYS.iter().filter(|key| !key.applies(self.method.name, self.peft.kind)) {
+            let (section, name) = key.parts();
+            if let Some(section) = table.get_mut(section).and_then(toml::Value::as_table_mut)
+                && !self.unused.iter().any(|unused| unused == key.name)
+            {
+                section.retain(|present, _| present != name);
+            }
+        }
+        toml::to_string(&table).map_err(failed)
     }
 
     /// SHA-256, in hexadecimal, over the keys that determine what each step computes.
@@ -152,8 +166,13 @@ fn canonical(value: &toml::Value) -> String {
         toml::Value::Array(values) => {
             format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(", "))
         }
-        // No key has these types.
-        toml::Value::Datetime(_) | toml::Value::Table(_) => value.to_string(),
+        toml::Value::Table(table) => {
+            let entries: Vec<String> =
+                table.iter().map(|(name, value)| format!("{name:?} = {}", canonical(value))).collect();
+            format!("{{{}}}", entries.join(", "))
+        }
+        // No key has this type.
+        toml::Value::Datetime(date) => date.to_string(),
     }
 }
 

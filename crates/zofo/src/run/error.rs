@@ -2,7 +2,7 @@
 
 use super::config::ConfigError;
 use crate::hf::{FileError, HfError};
-use crate::peft::UnknownTarget;
+use crate::peft::AdapterError;
 use crate::task::TaskError;
 use crate::train::bilevel::StepError;
 use crate::zo::journal::JournalError;
@@ -27,9 +27,9 @@ pub enum RunError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// A target of `[peft]`.
+    /// A block of `[peft]` that does not fit the model.
     #[error(transparent)]
-    Target(#[from] UnknownTarget),
+    Adapter(#[from] AdapterError),
     /// Settings that exclude each other.
     #[error("{0}")]
     Conflict(String),

@@ -75,6 +75,13 @@ impl RunFolder {
         Ok((folder, config))
     }
 
+    /// Where an overlay named another model: how that is named at its commit.
+    pub fn set_model(&mut self, model: &Path) {
+        if let Some(config) = &mut self.changed {
+            config.model.path = model.to_owned();
+        }
+    }
+
     /// Stores what the overlays changed.
     ///
     /// # Errors

@@ -1,19 +1,45 @@
 //! Model, task and data of a run, ready to be trained on.
 
+use super::blocks;
 use super::config::Config;
 use super::error::RunError;
+use super::progress::Observer;
 use crate::hf::ModelFiles;
+use crate::hf::hub::{Hub, locate_model};
 use crate::model::Batch;
+use crate::peft::AdapterConfig;
 use crate::task::{
     BatchSampler, Cursor, DataSplit, Dataset, EncodedExample, Encoder, Splits, Task, TruncationReport, evaluation_count,
 };
 use crate::train::bilevel::Batches;
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Finds the model of a run, from the hub if need be. A model of the hub is then named in `config` by the commit that it
+/// is, so that the run goes on with the same weights wherever its branch moves.
+///
+/// # Errors
+///
+/// As [`locate_model`]; `interrupted` ends a download.
+pub fn locate(config: &mut Config, observer: &mut dyn Observer, interrupted: &AtomicBool) -> Result<PathBuf, RunError> {
+    let location = locate_model(&config.model.path, &Hub::from_env(), &mut |progress| {
+        observer.downloading(progress);
+        if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if let Some(id) = location.id {
+        config.model.path = PathBuf::from(id.to_string());
+    }
+    Ok(location.path)
+}
 
 /// What a configuration names, opened, checked and encoded.
 pub struct Inputs {
     /// The model's files.
     pub files: ModelFiles,
+    /// What p and s are; the model has room for them.
+    pub block: AdapterConfig,
     /// D_p.
     pub inner: Vec<EncodedExample>,
     /// D_f.
@@ -27,14 +53,16 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Opens and encodes everything that `config` names.
+    /// Opens and encodes everything that `config` names; `model` is where its model is.
     ///
     /// # Errors
     ///
     /// Anything missing, unreadable or inconsistent, with file and line where there is one.
-    pub fn open(config: &Config) -> Result<Self, RunError> {
-        let files = ModelFiles::open(&config.model.path)?;
+    pub fn open(config: &Config, model: &Path) -> Result<Self, RunError> {
+        let files = ModelFiles::open(model)?;
         let tokenizer = files.tokenizer()?;
+        let block = blocks::configured(&config.peft, &tokenizer)?;
+        block.check(files.config())?;
         let task = Task::load(&config.data.task)?;
         task.expect_classification("training")?;
         let train = Dataset::open(&config.data.dir, &task, DataSplit::Train)?;
@@ -49,7 +77,8 @@ impl Inputs {
         )?;
         let count = evaluation_count(held_out.examples.len(), data.eval_examples);
 
-        let encoder = Encoder::new(&task, &data.template, &tokenizer, files.config().limits())?;
+        let limits = files.config().limits().after(block.virtual_tokens());
+        let encoder = Encoder::new(&task, &data.template, &tokenizer, limits)?;
         let pick = |rows: &[usize]| encoder.encode(rows.iter().map(|&row| &train.examples[row]));
         let parts = [
             pick(&splits.inner)?,
@@ -59,7 +88,7 @@ impl Inputs {
         ];
         let truncation = TruncationReport::sum(parts.iter().map(|part| &part.truncation));
         let [inner, outer, validation, evaluation] = parts.map(|part| part.examples);
-        Ok(Self { files, inner, outer, validation, evaluation, truncation })
+        Ok(Self { files, block, inner, outer, validation, evaluation, truncation })
     }
 }
 

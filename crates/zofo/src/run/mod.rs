@@ -3,6 +3,7 @@
 //! [`train`] starts or resumes one. Its folder holds, besides the results, all that is needed to go on after a crash:
 //! `config.toml`, `journal.zofo` (the updates of θ), `checkpoint.safetensors` (everything else) and `metrics.jsonl`.
 
+mod blocks;
 mod checkpoint;
 pub mod config;
 mod error;

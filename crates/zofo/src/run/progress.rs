@@ -2,6 +2,7 @@
 
 use super::finish::Summary;
 use super::plan::Plan;
+use crate::hf::hub::HubProgress;
 use serde::Serialize;
 
 /// Accuracy and loss of one adapter on one set of examples.
@@ -71,6 +72,8 @@ pub struct EvaluationRecord {
 
 /// Receives a run's progress. Every method may do nothing.
 pub trait Observer {
+    /// A part of the model came from the hub.
+    fn downloading(&mut self, _progress: HubProgress<'_>) {}
     /// Before anything is trained.
     fn plan(&mut self, _plan: &Plan) {}
     /// Something worth a line.

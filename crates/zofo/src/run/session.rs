@@ -3,12 +3,13 @@
 mod evaluate;
 mod open;
 
+use super::blocks;
 use super::checkpoint::{self, Best, Blocks, Stage, State};
 use super::config::{Config, Keep, LrSchedule};
 use super::error::{Place, RunError};
 use super::finish::{self, Kept};
 use super::folder::RunFolder;
-use super::inputs::{Cursors, Inputs, RunBatches};
+use super::inputs::{Cursors, Inputs, RunBatches, locate};
 use super::metrics::Metrics;
 use super::plan::{Plan, Speed};
 use super::progress::{Observer, StepRecord};
@@ -23,7 +24,6 @@ use crate::zo::journal::{JournalWriter, Record};
 use crate::zo::optimizer::{BackboneOptimizer, Step};
 use crate::zo::update::UpdaterState;
 use burn::tensor::Device;
-use open::new_adapters;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -66,22 +66,24 @@ pub enum Outcome {
 pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool) -> Result<Outcome, RunError> {
     let (folder, config, inputs) = match start {
         Start::New(config) => {
-            let config = config.with_absolute_paths();
+            let mut config = config.with_absolute_paths();
             // Everything that can be wrong with the inputs is found before the folder is made.
-            let inputs = Inputs::open(&config)?;
+            let model = locate(&mut config, observer, interrupted)?;
+            let inputs = Inputs::open(&config, &model)?;
             check(&config)?;
             RunBatches::new(&inputs, &config)?;
-            new_adapters(&config, &inputs)?;
             (RunFolder::create(&config)?, config, inputs)
         }
         Start::Resume { folder: path, overlays } => {
-            let (folder, config) = RunFolder::open(path, overlays)?;
+            let (mut folder, mut config) = RunFolder::open(path, overlays)?;
             if checkpoint_stage(&folder)? == Some(Stage::Finished) {
                 // A kill may have come between the end and this.
                 snapshot::remove_others(&folder, None)?;
                 return Ok(Outcome::AlreadyFinished);
             }
-            let inputs = Inputs::open(&config)?;
+            let model = locate(&mut config, observer, interrupted)?;
+            folder.set_model(&config.model.path);
+            let inputs = Inputs::open(&config, &model)?;
             check(&config)?;
             (folder, config, inputs)
         }
@@ -127,17 +129,20 @@ fn salvage(session: Session, error: RunError, observer: &mut dyn Observer, inter
     }
 }
 
-/// The plan of a run that is not started.
+/// The plan of a run that is not started. A model of the hub is downloaded for it; `observer` is told.
 ///
 /// # Errors
 ///
 /// Those of [`train`] that can be found without training.
-pub fn plan(config: &Config) -> Result<Plan, RunError> {
-    let inputs = Inputs::open(config)?;
+pub fn plan(config: &Config, observer: &mut dyn Observer) -> Result<Plan, RunError> {
+    let mut config = config.clone();
+    let model = locate(&mut config, observer, &AtomicBool::new(false))?;
+    let config = &config;
+    let inputs = Inputs::open(config, &model)?;
     check(config)?;
     let mut batches = RunBatches::new(&inputs, config)?;
     let backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;
-    let (adapter, _) = new_adapters(config, &inputs)?;
+    let (adapter, _) = blocks::new(config, &inputs, &backbone)?;
     let speed = Speed::measure(&backbone, &adapter, &batches.inner());
     Ok(Plan::new(config, &inputs, backbone.len(), adapter.len(), speed))
 }
@@ -262,12 +267,18 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Where the masks of a step come from.
+    fn dropout_seed(&self, purpose: &str, step: u64) -> u64 {
+        SplitMix64::keyed(self.config.run.seed, purpose, step).next_u64()
+    }
+
     /// One inner step before the first outer one; after the last, s is copied to p.
     fn warm_step(&mut self, observer: &mut dyn Observer) -> Result<(), RunError> {
         let start = Instant::now();
         let before = self.restore_point();
         let batch = self.batches.inner();
-        let loss = match self.method.inner_step(&batch, self.config.inner.lr) {
+        let dropout = self.dropout_seed("dropout, warm start", self.warm_steps as u64);
+        let loss = match self.method.inner_step(&batch, self.config.inner.lr, dropout) {
             Ok(loss) => loss,
             Err(error) => return Err(self.diverged(Place::WarmStart(self.warm_steps + 1), before, error)),
         };
@@ -289,7 +300,8 @@ impl<'a> Session<'a> {
         let step = self.step + 1;
         let seed = SplitMix64::keyed(self.config.run.seed, "direction", step).next_u64();
         let before = self.restore_point();
-        let report = match self.method.step(BackboneDirection::Seeded(seed), &mut self.batches, rates) {
+        let dropout = self.dropout_seed("dropout", step);
+        let report = match self.method.step(BackboneDirection::Seeded(seed), &mut self.batches, rates, dropout) {
             Ok(report) => report,
             Err(error) => return Err(self.diverged(Place::Step(step), before, error)),
         };

@@ -126,6 +126,14 @@ pub struct ModelLimits {
     pub context: usize,
 }
 
+impl ModelLimits {
+    /// What is left after the positions that the virtual tokens of a PEFT block take.
+    #[must_use]
+    pub fn after(self, virtual_tokens: usize) -> Self {
+        Self { context: self.context.saturating_sub(virtual_tokens), ..self }
+    }
+}
+
 /// A token that a model does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

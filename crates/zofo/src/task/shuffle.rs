@@ -47,10 +47,15 @@ impl SplitMix64 {
         mix(self.state)
     }
 
+    /// A number of [0, 1), one of 2⁵³ that are evenly spaced.
+    pub fn next_unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     /// A number below `bound`, each equally likely (Lemire, "Fast random integer generation in an
     /// interval", 2019: the high word of a 128-bit product, rejecting the few low words that would
     /// favour some numbers). `bound` = 0 gives 0.
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         let rejected = bound.wrapping_neg().checked_rem(bound).unwrap_or(0);
         loop {
             let product = u128::from(self.next_u64()) * u128::from(bound);

@@ -4,9 +4,10 @@
 //! minimise over θ, p   max over s    G = F(θ,p;B_f) + λ ( F(θ,p;B_p) − F(θ,s;B_p) )
 //! ```
 
-use super::loss::{loss_gradients, losses};
+use super::loss::{loss_gradients_with_dropout, losses};
 use crate::model::{Backbone, Batch, Part};
 use crate::peft::{Adapter, AdapterOptimizer};
+use crate::task::SplitMix64;
 use crate::zo::BackboneDirection;
 use crate::zo::estimator::{Estimate, Spsa};
 use crate::zo::optimizer::{Diverged, Step};
@@ -106,26 +107,30 @@ pub enum StepError {
 }
 
 impl Bilevel {
-    /// One outer step, θ along ±`direction`.
+    /// One outer step, θ along ±`direction`. Where p and s have dropout, their gradients, and the losses a, b and of the
+    /// inner steps that come with them, are those under masks from `dropout_seed`; the slope of θ is without.
     pub fn step(
         &mut self,
         direction: BackboneDirection,
         batches: &mut impl Batches,
         rates: LearningRates,
+        dropout_seed: u64,
     ) -> Result<StepReport, StepError> {
         // 1. T times: s ← Opt_s(s, ∇_s F(θ, s; B)), B from D_p.
         let mut tokens = 0;
         let mut inner_losses = Vec::with_capacity(self.inner_steps);
-        for _ in 0..self.inner_steps {
+        for t in 0..self.inner_steps {
             let batch = batches.inner();
             tokens += batch.tokens();
-            inner_losses.push(self.inner_step(&batch, rates.shadow)?);
+            let seed = SplitMix64::keyed(dropout_seed, "s", t as u64).next_u64();
+            inner_losses.push(self.inner_step(&batch, rates.shadow, seed)?);
         }
 
         // 2. ∇_p [ F(θ, p; B_f) + λ F(θ, p; B_p) ]; the term in s does not depend on p.
         let (b_f, b_p) = (batches.outer(), batches.penalty());
         let terms = [(1.0, &b_f), (self.penalty, &b_p)];
-        let (ab, gradients) = loss_gradients(&self.backbone, &self.adapter, &terms);
+        let seed = SplitMix64::keyed(dropout_seed, "p", 0).next_u64();
+        let (ab, gradients) = loss_gradients_with_dropout(&self.backbone, &self.adapter, &terms, seed);
         let (a, b) = (finite("a = F(θ,p;B_f)", ab[0])?, finite("b = F(θ,p;B_p)", ab[1])?);
 
         // 3. g = (G(θ + εz) − G(θ − εz)) / 2ε at (θ_k, p_k, s_{k+1}).
@@ -150,9 +155,10 @@ impl Bilevel {
         Ok(StepReport { inner_losses, a, b, c, estimate, update, tokens, update_time })
     }
 
-    /// s ← Opt_s(s, ∇_s F(θ, s; B)); returns F before the step.
-    pub fn inner_step(&mut self, batch: &Batch, learning_rate: f64) -> Result<f64, StepError> {
-        let (losses, gradients) = loss_gradients(&self.backbone, &self.shadow, &[(1.0, batch)]);
+    /// s ← Opt_s(s, ∇_s F(θ, s; B)), with masks from `dropout_seed` if s has dropout; returns F before the step.
+    pub fn inner_step(&mut self, batch: &Batch, learning_rate: f64, dropout_seed: u64) -> Result<f64, StepError> {
+        let terms = [(1.0, batch)];
+        let (losses, gradients) = loss_gradients_with_dropout(&self.backbone, &self.shadow, &terms, dropout_seed);
         let loss = finite("F(θ,s;B) of an inner step", losses[0])?;
         let shadow = self.shadow_optimizer.step(&self.shadow, gradients, learning_rate);
         self.shadow = finite_block("s", "`inner.lr`", shadow)?;

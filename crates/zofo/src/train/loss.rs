@@ -2,6 +2,7 @@
 
 use crate::model::{Backbone, Batch, Part};
 use crate::peft::{Adapter, AdapterGradients};
+use crate::task::SplitMix64;
 use crate::zo::Perturbation;
 use burn::tensor::{Tensor, TensorData};
 
@@ -27,8 +28,34 @@ pub fn loss(backbone: &Backbone, adapter: &Adapter, batch: &Batch) -> f64 {
 /// The gradient is exact: one forward and one backward pass for all batches, with θ constant.
 pub fn loss_gradients(backbone: &Backbone, adapter: &Adapter, terms: &[(f64, &Batch)]) -> (Vec<f64>, AdapterGradients) {
     let tracked = adapter.tracked();
-    let part = |&(_, batch): &(f64, _)| Part { batch, adapter: Some(&tracked) };
-    let parts: Vec<Part> = terms.iter().map(part).collect();
+    let blocks = vec![&tracked; terms.len()];
+    differentiate(backbone, &tracked, &blocks, terms)
+}
+
+/// As [`loss_gradients`], with the dropout that the adapter asks for: every batch has masks of its own, all of them from
+/// `seed`. The losses are those under the masks.
+pub fn loss_gradients_with_dropout(
+    backbone: &Backbone,
+    adapter: &Adapter,
+    terms: &[(f64, &Batch)],
+    seed: u64,
+) -> (Vec<f64>, AdapterGradients) {
+    let tracked = adapter.tracked();
+    let masked = |term| tracked.with_dropout(SplitMix64::keyed(seed, "term", term).next_u64());
+    let masked: Vec<Adapter> = (0..terms.len() as u64).map(masked).collect();
+    differentiate(backbone, &tracked, &masked.iter().collect::<Vec<_>>(), terms)
+}
+
+/// The losses of the batches, each with its block, and their weighted sum's gradients with respect to `tracked`, of whose
+/// leaves the blocks are made.
+fn differentiate(
+    backbone: &Backbone,
+    tracked: &Adapter,
+    blocks: &[&Adapter],
+    terms: &[(f64, &Batch)],
+) -> (Vec<f64>, AdapterGradients) {
+    let part = |(&(_, batch), &block): (&(f64, _), &_)| Part { batch, adapter: Some(block) };
+    let parts: Vec<Part> = terms.iter().zip(blocks).map(part).collect();
     let nll = backbone.token_nll(&parts, &Perturbation::None);
 
     let counts: Vec<usize> = terms.iter().map(|(_, batch)| batch.labels.len()).collect();

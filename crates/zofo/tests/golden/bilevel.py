@@ -5,10 +5,12 @@ from pathlib import Path
 
 import torch
 
-from adapters import Lora, read_adapted, trainable, write_adapter
+from adapters import read_adapted, trainable, write_adapter
 from common import Batch, Tensors, generator, load, norm, normal, random_ids, read_json, save, write_json
 from family import Family, batch_loss, write_model
-from reference import Llama
+from methods import Lora
+from reference import decoder
+from reference_block import Block
 
 LAMBDA = 100.0
 LARGE_LAMBDA = 10_000.0
@@ -49,12 +51,12 @@ class Point:
 class Problem:
     """Losses of one model's shape as functions of every tensor, in float64."""
 
-    def __init__(self, config: dict, scaling: float):
-        self.llama = Llama(config)
-        self.scaling = scaling
+    def __init__(self, config: dict, adapter_config: dict):
+        self.decoder = decoder(config)
+        self.adapter_config = adapter_config
 
     def loss(self, theta: Tensors, adapter: Tensors, batch: Batch) -> torch.Tensor:
-        return self.llama.loss(theta, adapter, self.scaling, batch)
+        return self.decoder.loss(theta, batch, Block(self.adapter_config, adapter))
 
     def losses(self, at: Point, f: Batch, p: Batch) -> Losses:
         return Losses(self.loss(at.theta, at.p, f), self.loss(at.theta, at.p, p), self.loss(at.theta, at.s, p))
@@ -119,7 +121,9 @@ def write_bilevel(directory: Path, family: Family, lora: Lora) -> None:
         z = {key: normal(source, weight.shape) for key, weight in sorted(stored.items())}
         save(directory / f"{name}.safetensors", z)
 
-    problem = Problem(read_json(directory / "model/config.json"), lora.scaling)
+    problem = Problem(
+        read_json(directory / "model/config.json"), read_json(directory / "adapter-p/adapter_config.json")
+    )
     start = Point(
         variables(directory / "model/model.safetensors"),
         variables(directory / "adapter-p/adapter_model.safetensors"),

@@ -28,12 +28,17 @@ def random_ids(source: torch.Generator, length: int, vocab: int) -> list[int]:
 
 def random_weights(model: torch.nn.Module, source: torch.Generator) -> None:
     """Replaces all weights by draws wide enough that the logits differ by several units."""
+    # Gemma's norms multiply by one more than their weight.
+    norm_centre = 0.0 if model.config.model_type.startswith("gemma") else 1.0
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
-            if "norm" in name:
-                weight.copy_(1.0 + normal(source, weight.shape, 0.2))
+            if name.endswith(".bias"):
+                weight.copy_(normal(source, weight.shape, 0.2))
+            elif "norm" in name or ".ln_" in name:
+                weight.copy_(norm_centre + normal(source, weight.shape, 0.2))
             else:
-                weight.copy_(normal(source, weight.shape, 0.3 if "embed" in name else 0.25))
+                embeds = any(part in name for part in ("embed", "wte", "wpe"))
+                weight.copy_(normal(source, weight.shape, 0.3 if embeds else 0.25))
 
 
 @dataclass

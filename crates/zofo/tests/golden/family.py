@@ -1,11 +1,12 @@
-"""A Llama with its reference logits, losses, gradients and greedy decoding: one case folder of a model family."""
+"""A model with its reference logits, losses, gradients and greedy decoding: one case folder of a model family."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from common import (
@@ -16,6 +17,7 @@ from common import (
     largest_difference,
     load,
     loss_summary,
+    mean_loss,
     random_ids,
     random_weights,
     read_json,
@@ -24,7 +26,8 @@ from common import (
     sequence_tensors,
     write_json,
 )
-from reference import Llama
+from legacy import legacy_config
+from reference import decoder
 from texts import SENTENCE, tokenizer_cases, write_tokenizer
 
 logging.set_verbosity_error()
@@ -40,15 +43,24 @@ class Family:
     special_tokens: dict[str, str]
     lengths: list[int]
     seed: int
+    architecture: str = "LlamaForCausalLM"
     bf16: bool = False
     shard_size: str | None = None
+    tokenizer_cases: bool = True
+    greedy_across: int | None = None
+    """A length of the prompt from which greedy decoding passes the end of the original context."""
 
-    def llama_config(self) -> LlamaConfig:
+    def model_config(self) -> PreTrainedConfig:
         tokens = {
             f"{part}_token_id": self.tokenizer.token_to_id(self.special_tokens[f"{part}_token"])
             for part in ("bos", "eos", "pad")
+            if f"{part}_token" in self.special_tokens
         }
-        return LlamaConfig(**tokens, **self.config, max_position_embeddings=128, attn_implementation="eager")
+        limit = {} if "n_positions" in self.config else {"max_position_embeddings": 128}
+        return self.model_class().config_class(**tokens, **limit | self.config, attn_implementation="eager")
+
+    def model_class(self) -> type[PreTrainedModel]:
+        return getattr(transformers, self.architecture)
 
 
 def write_family(directory: Path, family: Family) -> None:
@@ -56,20 +68,22 @@ def write_family(directory: Path, family: Family) -> None:
     model = write_model(directory / "model", family, source)
     legacy = legacy_config(read_json(directory / "model/config.json"))
     write_json(directory / "config_legacy.json", legacy)
-    write_json(
-        directory / "tokenizer_expected.json",
-        {
-            "model_vocab_size": model.config.vocab_size,
-            "tokenizer_vocab_size": family.tokenizer.get_vocab_size(),
-            "cases": tokenizer_cases(family.tokenizer),
-        },
-    )
+    if family.tokenizer_cases:
+        write_json(
+            directory / "tokenizer_expected.json",
+            {
+                "model_vocab_size": model.config.vocab_size,
+                "tokenizer_vocab_size": family.tokenizer.get_vocab_size(),
+                "cases": tokenizer_cases(family.tokenizer),
+            },
+        )
 
     vocab = model.config.vocab_size
     text = family.tokenizer.encode(SENTENCE).ids[: family.lengths[0]]
     rows = [text] + [random_ids(source, length, vocab) for length in family.lengths[1:]]
-    batch = Batch.draw(rows, model.config.pad_token_id, source)
+    batch = Batch.draw(rows, padding_id(model), source)
     logits = sequence_logits(model, batch)
+    assert largest_difference(sequence_logits(with_config(model, legacy), batch), logits) == 0, "config_legacy.json"
     tensors = batch.tensors() | sequence_tensors(logits, batch) | hidden_states(model, batch)
     variants = {}
     if family.bf16:
@@ -78,12 +92,12 @@ def write_family(directory: Path, family: Family) -> None:
         write_sharded(directory / "model-sharded", family, model, variants)
     save(directory / "expected.safetensors", tensors)
 
-    exact = Llama(read_json(directory / "model/config.json"))
+    exact = decoder(read_json(directory / "model/config.json"))
     weights = load(directory / "model/model.safetensors")
-    prompt = rows[0][:6]
-    decoded = greedy(lambda ids: logits_of(model, ids), prompt, 12)
-    decoded["transformers_generate_agrees"] = generated(model, prompt, 12) == decoded["new_ids"]
-    assert decoded["transformers_generate_agrees"]
+    prompts = {"greedy": rows[0][:6]}
+    if family.greedy_across:
+        prompts["greedy_across"] = rows[-1][: family.greedy_across]
+    decoded = {name: decoding(model, prompt) for name, prompt in prompts.items()}
     write_json(
         directory / "expected.json",
         {
@@ -97,7 +111,7 @@ def write_family(directory: Path, family: Family) -> None:
             "text_of_sequence_0": f"{SENTENCE}  (first {len(text)} tokens)",
             "sequence_nll_sum": [float(nll.sum()) for nll in sequence_nll(logits, batch)],
             "loss": loss_summary(logits, batch, batch_loss(model, batch)),
-            "greedy": decoded,
+            **decoded,
             "padding": padding(model, batch, logits),
             "float32_vs_float64_max_abs_logit_diff": largest_difference(
                 logits, [exact.logits(weights, ids) for ids, _ in batch.rows()]
@@ -111,36 +125,35 @@ def write_family(directory: Path, family: Family) -> None:
     )
 
 
-def write_model(directory: Path, family: Family, source: torch.Generator) -> LlamaForCausalLM:
+def write_model(directory: Path, family: Family, source: torch.Generator) -> PreTrainedModel:
     """Writes a random model and returns it as read back."""
-    model = LlamaForCausalLM(family.llama_config())
+    model = family.model_class()(family.model_config())
     random_weights(model, source)
     model.save_pretrained(directory)
     write_tokenizer(directory, family.tokenizer, family.special_tokens)
     return read_model(directory)
 
 
-def read_model(directory: Path) -> LlamaForCausalLM:
+def read_model(directory: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager", local_files_only=True
     ).eval()
 
 
-def legacy_config(config: dict) -> dict:
-    """The configuration as transformers 4.40 spelt it, without what that version took for granted."""
-    old = {name: value for name, value in config.items() if name not in ("dtype", "mlp_bias", "pad_token_id")}
-    rope = dict(old.pop("rope_parameters"))
-    old["rope_theta"] = rope.pop("rope_theta")
-    old["rope_scaling"] = None if rope["rope_type"] == "default" else rope
-    if old["head_dim"] * old["num_attention_heads"] == old["hidden_size"]:
-        del old["head_dim"]
-    old["torch_dtype"] = config["dtype"]
-    old["transformers_version"] = "4.40.0"
-    return dict(sorted(old.items()))
+def with_config(model: PreTrainedModel, config: dict) -> PreTrainedModel:
+    """The same weights under another spelling of the configuration."""
+    other = type(model)(type(model.config)(**config, attn_implementation="eager"))
+    other.load_state_dict(model.state_dict())
+    return other.eval()
+
+
+def padding_id(model: PreTrainedModel) -> int:
+    """GPT-2 has no token for padding."""
+    return model.config.eos_token_id if model.config.pad_token_id is None else model.config.pad_token_id
 
 
 def write_bf16(directory: Path, family: Family, model, legacy: dict, batch: Batch, variants: dict) -> Tensors:
-    half = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    half = type(model)(model.config).to(torch.bfloat16)
     half.load_state_dict(model.state_dict())
     half.save_pretrained(directory)
     write_tokenizer(directory, family.tokenizer, family.special_tokens)
@@ -166,10 +179,15 @@ def write_sharded(directory: Path, family: Family, model, variants: dict) -> Non
     variants[directory.name] = {"weights": "float32", "shards": shards, "logits": "identical to logits.*"}
 
 
-@torch.no_grad()
 def logits_of(model, ids: torch.Tensor) -> torch.Tensor:
     """`[T, V]` of one sequence without padding."""
-    return model(input_ids=ids[None]).logits[0]
+    with torch.no_grad():
+        return own_logits(model, ids)
+
+
+def own_logits(model, ids: torch.Tensor) -> torch.Tensor:
+    """The logits at the sequence's own tokens: prompt tuning has others in front."""
+    return model(input_ids=ids[None]).logits[0, -len(ids) :]
 
 
 def sequence_logits(model, batch: Batch) -> list[torch.Tensor]:
@@ -177,13 +195,29 @@ def sequence_logits(model, batch: Batch) -> list[torch.Tensor]:
 
 
 def model_loss(model, batch: Batch) -> torch.Tensor:
-    """The model's own loss of the padded batch."""
+    """The mean loss: as the model computes it of the padded batch, if every row is what it is alone."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        # The longest row would decide how all are rotated.
+        return mean_loss([own_logits(model, ids) for ids, _ in batch.rows()], batch)
+    return padded_loss(model, batch)
+
+
+def padded_loss(model, batch: Batch) -> torch.Tensor:
     return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
 
 
 @torch.no_grad()
 def batch_loss(model, batch: Batch) -> float:
-    return float(model_loss(model, batch))
+    return float(padded_loss(model, batch))
+
+
+def decoding(model, prompt: list[int], steps: int = 12) -> dict:
+    """Greedy decoding, and whether the library's own agrees, cache and all."""
+    decoded = greedy(lambda ids: logits_of(model, ids), prompt, steps)
+    agrees = generated(model, prompt, steps) == decoded["new_ids"]
+    assert agrees, (decoded, generated(model, prompt, steps))
+    return decoded | {"transformers_generate_agrees": agrees}
 
 
 @torch.no_grad()
@@ -196,14 +230,15 @@ def hidden_states(model, batch: Batch) -> Tensors:
 @torch.no_grad()
 def right_padding(model, batch: Batch, logits: list[torch.Tensor]) -> float:
     padded = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    return largest_difference([padded[b, :n] for b, n in enumerate(batch.lengths())], logits)
+    width = batch.input_ids.shape[1]
+    return largest_difference([padded[b, -width:][:n] for b, n in enumerate(batch.lengths())], logits)
 
 
 @torch.no_grad()
 def padding(model, batch: Batch, logits: list[torch.Tensor]) -> dict:
     """Largest logit difference at real tokens that each way of padding makes."""
     width = batch.input_ids.shape[1]
-    ids, mask = torch.full_like(batch.input_ids, model.config.pad_token_id), torch.zeros_like(batch.attention_mask)
+    ids, mask = torch.full_like(batch.input_ids, padding_id(model)), torch.zeros_like(batch.attention_mask)
     for b, (row, _) in enumerate(batch.rows()):
         ids[b, width - len(row) :] = row
         mask[b, width - len(row) :] = 1
@@ -211,7 +246,7 @@ def padding(model, batch: Batch, logits: list[torch.Tensor]) -> dict:
 
     def difference(**more) -> float:
         padded = model(input_ids=ids, attention_mask=mask, **more).logits
-        return largest_difference([padded[b, width - n :] for b, n in enumerate(batch.lengths())], logits)
+        return largest_difference([padded[b, -n:] for b, n in enumerate(batch.lengths())], logits)
 
     return {
         "right_padded_max_abs_logit_diff": right_padding(model, batch, logits),

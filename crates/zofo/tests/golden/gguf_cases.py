@@ -59,7 +59,7 @@ TYPES = {
 }
 """Everything else, which is the norms, is F32."""
 
-# Bytes of a block of 256 values, where in it the half-precision scales lie, and how large they are drawn.
+# Bytes of a block, where in it the half-precision scales lie, and how large they are drawn.
 K_BLOCKS = {
     Type.Q2_K: (84, [80, 82], 0.05),
     Type.Q3_K: (110, [108], 0.02),
@@ -67,7 +67,8 @@ K_BLOCKS = {
     Type.Q5_K: (176, [0, 2], 0.005),
     Type.Q6_K: (210, [208], 0.002),
 }
-K_ROWS, K_BLOCKS_PER_ROW = 3, 2
+IQ4_BLOCKS = {Type.IQ4_NL: (18, [0], 0.005), Type.IQ4_XS: (136, [0], 0.0002)}
+ROWS, BLOCKS_PER_ROW = 3, 2
 
 
 def gguf_name(name: str) -> str:
@@ -93,7 +94,7 @@ def stored_order(rows: int, heads: int) -> list[int]:
 
 def write_gguf_llama(directory: Path, family: Family) -> None:
     source = generator(family.seed)
-    config = family.llama_config()
+    config = family.model_config()
     model = LlamaForCausalLM(config).eval()
     random_weights(model, source)
     path = directory / "tied-llama.gguf"
@@ -184,28 +185,27 @@ def write_llama(path: Path, family: Family, model) -> dict[str, str]:
     return types
 
 
-def write_k_types(directory: Path, seed: int) -> None:
+def write_blocks(path: Path, blocks: dict, seed: int) -> None:
     """Random bytes but for the scales, which are finite and of either sign. Not a model."""
     source = generator(seed)
-    path = directory / "k-types.gguf"
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(path, "llama")
-    writer.add_name("k-types")
+    writer.add_name(path.stem)
     types = {}
-    for kind, (size, scales, std) in K_BLOCKS.items():
-        shape = (K_ROWS, K_BLOCKS_PER_ROW, size)
-        blocks = torch.randint(256, shape, generator=source).to(torch.uint8).numpy()
+    for kind, (size, scales, std) in blocks.items():
+        shape = (ROWS, BLOCKS_PER_ROW, size)
+        block = torch.randint(256, shape, generator=source).to(torch.uint8).numpy()
         for at in scales:
             scale = (std * torch.randn(shape[:2], generator=source)).numpy().astype("<f2")
-            blocks[..., at : at + 2] = scale[..., None].view(numpy.uint8)
+            block[..., at : at + 2] = scale[..., None].view(numpy.uint8)
         name = f"random.{kind.name.lower()}"
-        writer.add_tensor(name, blocks.reshape(K_ROWS, -1), raw_dtype=kind)
+        writer.add_tensor(name, block.reshape(ROWS, -1), raw_dtype=kind)
         types[name] = kind.name
     finish(writer)
     values = stored_values(path)
-    save(directory / "dequantized.safetensors", values)
+    save(path.parent / "dequantized.safetensors", values)
     shapes = {name: list(values[name].shape) for name in types}
-    write_json(directory / "expected.json", {"file": path.name, "tensor_types": types, "shapes": shapes})
+    write_json(path.parent / "expected.json", {"file": path.name, "tensor_types": types, "shapes": shapes})
 
 
 def finish(writer: GGUFWriter) -> None:

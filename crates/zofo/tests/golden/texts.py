@@ -3,7 +3,17 @@
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from common import write_json
 
@@ -35,6 +45,9 @@ CASES = [
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 LLAMA3 = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|finetune_right_pad_id|>"]
+QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+OPT = ["<s>", "<pad>", "</s>", "<unk>"]
+GPT2 = "<|endoftext|>"
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -82,6 +95,47 @@ def llama3_tokenizer(vocab_size: int) -> Tokenizer:
         pair=f"{first} $A {first}:0 $B:0",
         special_tokens=[(first, tokenizer.token_to_id(first))],
     )
+    return tokenizer
+
+
+def gpt2_tokenizer(vocab_size: int) -> Tokenizer:
+    """As GPT-2's: one special token, with the last id."""
+    tokenizer = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), vocab_size - 1, [])
+    tokenizer.add_special_tokens([special(GPT2)])
+    return tokenizer
+
+
+def opt_tokenizer(vocab_size: int) -> Tokenizer:
+    """As OPT's: GPT-2's words, other special tokens, `</s>` in front."""
+    tokenizer = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), vocab_size, OPT)
+    first = OPT[2]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A",
+        pair=f"{first} $A {first}:0 $B:0",
+        special_tokens=[(first, tokenizer.token_to_id(first))],
+    )
+    return tokenizer
+
+
+def qwen_tokenizer(vocab_size: int) -> Tokenizer:
+    """As Qwen's: composed characters, a regex split with every digit alone, special tokens last, nothing in front."""
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA3_WORDS.replace("{1,3}", "")), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer = byte_level(split, vocab_size - len(QWEN), [])
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_special_tokens([special(token) for token in QWEN])
+    return tokenizer
+
+
+def byte_level(pre_tokenizer, vocab_size: int, special_tokens: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    train(tokenizer, vocab_size, [special(token) for token in special_tokens])
     return tokenizer
 
 

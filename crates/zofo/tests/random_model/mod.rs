@@ -7,7 +7,7 @@ use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
 use tempfile::TempDir;
-use zofo::hf::{ModelFiles, WeightDtype, read_decoder_config};
+use zofo::hf::{ModelFiles, ModuleNames, WeightDtype, read_decoder_config};
 use zofo::model::{Backbone, DecoderConfig};
 use zofo::peft::{Adapter, Lora, LoraConfig};
 use zofo::zo::BackboneDirection;
@@ -80,7 +80,8 @@ impl RandomModel {
     /// A LoRA block, neither of whose matrices is 0.
     pub fn adapter(&self, seed: u64) -> Adapter {
         let targets = ["q_proj", "v_proj", "down_proj"].map(str::to_owned).to_vec();
-        let config = LoraConfig { rank: 4, alpha: 8.0, rank_stabilized: false, targets };
+        let targets = Some(ModuleNames::List(targets));
+        let config = LoraConfig { rank: 4, alpha: 8.0, targets, ..LoraConfig::default() };
         let adapter = Adapter::Lora(Lora::new(config, &self.config, seed, &Device::flex()).unwrap());
         let noise = self.noise_like(&adapter, seed);
         adapter.with_tensors(noise.into_iter().map(|tensor| tensor * 0.1).collect())

@@ -111,7 +111,14 @@ fn map_times(x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
 
 /// The gradients of f(gate)·up.
 #[inline(always)]
-fn map_times_backward([grad, gate, up]: [&[f32]; 3], [d_gate, d_up]: [&mut [f32]; 2], f: impl Fn(f32) -> [f32; 2]) {
+fn map_times_backward(
+    grad: &[f32],
+    gate: &[f32],
+    up: &[f32],
+    d_gate: &mut [f32],
+    d_up: &mut [f32],
+    f: impl Fn(f32) -> [f32; 2],
+) {
     let inputs = grad.iter().zip(gate).zip(up);
     for (((&grad, &gate), &up), (d_gate, d_up)) in inputs.zip(d_gate.iter_mut().zip(d_up)) {
         let [value, slope] = f(gate);
@@ -155,14 +162,21 @@ pub(in crate::flex) fn gated(gate: &[f32], up: &[f32], activation: Activation, o
     }
 }
 
-/// The gradients of act(gate)·up, given `[grad, gate, up]`, as `[d_gate, d_up]`.
+/// The gradients of act(gate)·up.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
-pub(in crate::flex) fn gated_backward(inputs: [&[f32]; 3], activation: Activation, outputs: [&mut [f32]; 2]) {
+pub(in crate::flex) fn gated_backward(
+    grad: &[f32],
+    gate: &[f32],
+    up: &[f32],
+    activation: Activation,
+    d_gate: &mut [f32],
+    d_up: &mut [f32],
+) {
     match activation {
-        Activation::Silu => map_times_backward(inputs, outputs, silu_and_slope),
-        Activation::GeluTanh => map_times_backward(inputs, outputs, gelu_tanh_and_slope),
-        Activation::Gelu => map_times_backward(inputs, outputs, gelu_and_slope),
-        Activation::Relu => map_times_backward(inputs, outputs, relu_and_slope),
+        Activation::Silu => map_times_backward(grad, gate, up, d_gate, d_up, silu_and_slope),
+        Activation::GeluTanh => map_times_backward(grad, gate, up, d_gate, d_up, gelu_tanh_and_slope),
+        Activation::Gelu => map_times_backward(grad, gate, up, d_gate, d_up, gelu_and_slope),
+        Activation::Relu => map_times_backward(grad, gate, up, d_gate, d_up, relu_and_slope),
     }
 }
 
@@ -214,7 +228,8 @@ mod tests {
 
     #[test]
     fn slopes_are_the_derivatives() {
-        let functions: [(fn(f32) -> f32, fn(f32) -> [f32; 2]); 4] =
+        type Function = (fn(f32) -> f32, fn(f32) -> [f32; 2]);
+        let functions: [Function; 4] =
             [(silu, silu_and_slope), (gelu_tanh, gelu_tanh_and_slope), (gelu, gelu_and_slope), (relu, relu_and_slope)];
         for (value, and_slope) in functions {
             for step in -600..600 {
@@ -227,8 +242,31 @@ mod tests {
                 assert!((slope - quotient).abs() < 2e-4, "at {x}: {slope} for {quotient}");
             }
             // Far out, nothing overflows.
-            assert_eq!((and_slope(1e20)[1], and_slope(-1e20)[1]), (1.0, 0.0));
+            let [left, right] = [-1e20, 1e20].map(|x| and_slope(x)[1]);
+            assert!(left.abs() < 1e-6 && right == 1.0, "slopes {left} and {right}");
         }
         assert_eq!(relu_and_slope(0.0), [0.0, 0.0]);
+    }
+
+    /// These functions called one by one are compiled for the portable instruction set.
+    #[test]
+    fn vectorised_loops_give_the_bits_of_the_portable_functions() {
+        let x: Vec<f32> = (-3000..3001).map(|step| step as f32 * 0.007).collect();
+        let functions = [
+            (Activation::Silu, silu_and_slope as fn(f32) -> [f32; 2], silu as fn(f32) -> f32),
+            (Activation::GeluTanh, gelu_tanh_and_slope, gelu_tanh),
+            (Activation::Gelu, gelu_and_slope, gelu),
+            (Activation::Relu, relu_and_slope, relu),
+        ];
+        let (ones, mut out) = (vec![1.0; x.len()], vec![0.0; x.len()]);
+        for (activation, and_slope, value) in functions {
+            activate(&x, activation, &mut out);
+            assert_eq!(out, x.iter().map(|&x| value(x)).collect::<Vec<f32>>(), "{activation:?}");
+            activate_backward(&ones, &x, activation, &mut out);
+            assert_eq!(out, x.iter().map(|&x| and_slope(x)[1]).collect::<Vec<f32>>(), "{activation:?}");
+        }
+        out.copy_from_slice(&x);
+        super::super::soft_cap(&mut out, 3.0);
+        assert_eq!(out, x.iter().map(|&x| super::super::soft_capped(x, 3.0)).collect::<Vec<f32>>());
     }
 }

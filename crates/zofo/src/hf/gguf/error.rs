@@ -186,6 +186,15 @@ pub enum GgufProblem {
         largest: f32,
     },
 
+    /// A tensor cannot be written.
+    #[error("tensor \"{tensor}\" cannot be written: {reason}")]
+    Unwritable {
+        /// The tensor.
+        tensor: String,
+        /// What stands in the way.
+        reason: String,
+    },
+
     /// The parts of the tokenizer are each valid but do not make one.
     #[error("the tokenizer in the metadata (tokenizer.ggml.*) cannot be built: {0}")]
     Tokenizer(String),

@@ -7,11 +7,12 @@ use super::{
     error::{GgufError, GgufProblem},
 };
 
-/// The type of a metadata value.
+/// The type of a metadata value. The discriminants are the numbers by which a file names the types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "named as Rust names these types")]
+#[repr(u32)]
 pub enum ValueKind {
-    U8,
+    U8 = 0,
     I8,
     U16,
     I16,
@@ -27,23 +28,29 @@ pub enum ValueKind {
 }
 
 impl ValueKind {
+    const ALL: [Self; 13] = [
+        Self::U8,
+        Self::I8,
+        Self::U16,
+        Self::I16,
+        Self::U32,
+        Self::I32,
+        Self::F32,
+        Self::Bool,
+        Self::String,
+        Self::Array,
+        Self::U64,
+        Self::I64,
+        Self::F64,
+    ];
+
     fn from_id(id: u32) -> Option<Self> {
-        Some(match id {
-            0 => Self::U8,
-            1 => Self::I8,
-            2 => Self::U16,
-            3 => Self::I16,
-            4 => Self::U32,
-            5 => Self::I32,
-            6 => Self::F32,
-            7 => Self::Bool,
-            8 => Self::String,
-            9 => Self::Array,
-            10 => Self::U64,
-            11 => Self::I64,
-            12 => Self::F64,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|kind| kind.id() == id)
+    }
+
+    /// The number by which a file names the type.
+    pub(super) const fn id(self) -> u32 {
+        self as u32
     }
 
     /// The fewest bytes that a value takes in the file (strings and arrays start with their length).
@@ -295,6 +302,19 @@ impl<'a> Metadata<'a> {
     pub fn integers(&self, key: &str) -> Result<Option<Vec<i128>>, GgufError> {
         self.array(key, "an array of integers", |value| match value {
             Scalar::Integer(integer) => Some(integer),
+            _ => None,
+        })
+    }
+
+    /// The array of numbers under `key`, be they integers or floats.
+    ///
+    /// # Errors
+    /// [`GgufProblem::KeyType`] if the value is not an array of numbers.
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, GgufError> {
+        self.array(key, "an array of numbers", |value| match value {
+            // Those in the arrays of a model are small.
+            Scalar::Integer(integer) => Some(integer as f64),
+            Scalar::Float(number) => Some(number),
             _ => None,
         })
     }

@@ -10,6 +10,9 @@
 //! | `tokenizer.json` | [`GgufFile::hf_tokenizer_json`], [`GgufFile::tokenizer`] |
 //! | `tokenizer_config.json` | [`GgufFile::hf_tokenizer_config`] |
 //!
+//! The other way, [`write_gguf`] writes a file from metadata and tensors, and [`tokenizer_metadata`] makes of a
+//! tokenizer what such a file says about it.
+//!
 //! Weights are dequantised by rows, so that a caller needs memory for as many rows as it likes, and may read
 //! different rows on different threads.
 
@@ -18,14 +21,17 @@ mod cursor;
 mod error;
 mod metadata;
 mod names;
+mod new_metadata;
 mod pre_tokenizer;
 mod quant;
+mod quantize;
 mod reader;
 mod rope;
 mod tensor;
 #[cfg(test)]
 mod test_file;
 mod tokenizer;
+mod writer;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -38,7 +44,11 @@ use memmap2::Mmap;
 pub use error::{GgufError, GgufProblem};
 pub use metadata::{Metadata, ValueKind};
 pub use names::HfTensor;
+pub use new_metadata::{MetadataElement, NewMetadata};
+pub use quantize::WrittenType;
 pub use tensor::{TensorInfo, TensorType};
+pub use tokenizer::{HfTokenizerFiles, tokenizer_metadata};
+pub use writer::{NewTensor, write_gguf};
 
 use super::mmap::map_file;
 use metadata::Entry;

@@ -13,9 +13,9 @@ use super::{
 };
 
 /// More dimensions than this the format does not allow.
-const MAX_DIMENSIONS: u32 = 4;
+pub(super) const MAX_DIMENSIONS: u32 = 4;
 /// Tensor data start at multiples of this unless `general.alignment` says otherwise.
-const DEFAULT_ALIGNMENT: u32 = 32;
+pub(super) const DEFAULT_ALIGNMENT: u32 = 32;
 /// The shortest metadata entry: an empty key, a type, one byte.
 const LEAST_ENTRY_BYTES: usize = 8 + 4 + 1;
 /// The shortest tensor description: an empty name, the number of dimensions, one dimension, type, offset.

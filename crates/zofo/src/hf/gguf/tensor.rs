@@ -22,11 +22,13 @@ pub enum TensorType {
     Q4_K,
     Q5_K,
     Q6_K,
+    IQ4_NL,
+    IQ4_XS,
 }
 
 impl TensorType {
     /// Every supported type.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -40,6 +42,8 @@ impl TensorType {
         Self::Q4_K,
         Self::Q5_K,
         Self::Q6_K,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
     ];
 
     /// The number by which a file names the type, the values of a block, and the bytes of a block.
@@ -57,6 +61,8 @@ impl TensorType {
             Self::Q4_K => (12, 256, 144),
             Self::Q5_K => (13, 256, 176),
             Self::Q6_K => (14, 256, 210),
+            Self::IQ4_NL => (20, 32, 18),
+            Self::IQ4_XS => (23, 256, 136),
             Self::BF16 => (30, 1, 2),
         }
     }
@@ -98,10 +104,8 @@ impl TensorType {
             17 => "IQ2_XS",
             18 => "IQ3_XXS",
             19 => "IQ1_S",
-            20 => "IQ4_NL",
             21 => "IQ3_S",
             22 => "IQ2_S",
-            23 => "IQ4_XS",
             24 => "I8",
             25 => "I16",
             26 => "I32",

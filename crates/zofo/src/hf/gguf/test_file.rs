@@ -90,6 +90,11 @@ impl TestFile {
         self.raw(key, 9, &array_bytes(5, elements.collect()))
     }
 
+    pub(super) fn f32s(self, key: &str, values: &[f32]) -> Self {
+        let elements = values.iter().map(|value| value.to_le_bytes().to_vec());
+        self.raw(key, 9, &array_bytes(6, elements.collect()))
+    }
+
     /// Adds a tensor of this row-major shape, or replaces the one of that name.
     pub(super) fn tensor(mut self, name: &str, shape: &[u64], kind: TensorType, data: Vec<u8>) -> Self {
         self = self.without_tensor(name);

@@ -10,9 +10,8 @@ use super::super::{
     error::HfError,
     safetensors::{LARGEST_SHARD, TensorSpec, shards, write_shard},
 };
-use super::{CONFIG, GENERATION_CONFIG, ModelFiles, TOKENIZER, Weights};
+use super::{CONFIG, GENERATION_CONFIG, ModelFiles, TOKENIZER, TOKENIZER_CONFIG, Weights};
 
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 

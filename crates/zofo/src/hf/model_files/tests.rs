@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::super::test_model::{ModelFolder, TestModel, TestTensor, assert_says, message};
 use super::*;
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
 const Q: &str = "model.layers.0.self_attn.q_proj.weight";
 
 fn open(model: &TestModel) -> Result<ModelFiles, HfError> {
@@ -36,7 +37,7 @@ fn assert_same(left: &ModelFiles, right: &ModelFiles, dtype: WeightDtype) {
 #[test]
 fn a_folder() {
     let test = TestModel::new();
-    for folder in [test.write(), test.write_sharded()] {
+    for folder in [test.write(), test.write_sharded(), test.write_pytorch(), test.write_pytorch_sharded()] {
         let model = ModelFiles::open(folder.root()).unwrap();
         assert_eq!(model.source_path(), folder.root());
         assert_eq!(model.config().vocabulary, 6);
@@ -60,12 +61,48 @@ fn a_folder() {
 fn a_tied_head_may_be_stored_all_the_same() {
     let mut test = TestModel::tied();
     assert_eq!(open(&test).unwrap().parameters().len(), 20);
-    test.tensors.insert("lm_head.weight".to_owned(), TestTensor::counting(&[6, 8], 99.0));
+    test.tensors.insert(HEAD.to_owned(), test.tensors[EMBEDDING].clone());
     let inv_freq = "model.layers.1.self_attn.rotary_emb.inv_freq";
     test.tensors.insert(inv_freq.to_owned(), TestTensor::counting(&[2], 0.0));
     let model = open(&test).unwrap();
     assert_eq!(model.parameters().len(), 20);
-    assert!(model.parameters().all(|(name, _)| name != "lm_head.weight" && name != inv_freq));
+    assert!(model.parameters().all(|(name, _)| name != HEAD && name != inv_freq));
+
+    // Another one, which transformers 4 would leave out and transformers 5 would use.
+    test.tensors.insert(HEAD.to_owned(), TestTensor::counting(&[6, 8], 99.0));
+    assert_says(&message(open(&test)), &["model.safetensors", HEAD, EMBEDDING, "tie_word_embeddings"]);
+}
+
+#[test]
+fn a_tied_matrix_may_have_the_name_of_the_head() {
+    let mut test = TestModel::tied();
+    let embedding = test.tensors.remove(EMBEDDING).unwrap();
+    test.tensors.insert(HEAD.to_owned(), embedding.clone());
+    let model = open(&test).unwrap();
+    assert_eq!(model.load(EMBEDDING, WeightDtype::F32).unwrap()[..], embedding.bytes[..]);
+    assert_eq!(model.stored_dtype(EMBEDDING).unwrap(), StoredDtype::F32);
+}
+
+#[test]
+fn a_checkpoint_of_the_model_without_its_head() {
+    let full = TestModel::tied();
+    let mut base = full.clone();
+    base.tensors =
+        full.tensors.iter().map(|(name, tensor)| (name["model.".len()..].to_owned(), tensor.clone())).collect();
+    let model = open(&base).unwrap();
+    assert_same(&open(&full).unwrap(), &model, WeightDtype::F32);
+    // Written as transformers would write the whole.
+    let out = ModelFolder(tempfile::tempdir().unwrap());
+    copy(&model, out.root(), WeightDtype::F32).unwrap();
+    let written = fs::read(out.path("model.safetensors")).unwrap();
+    let written = SafeTensors::deserialize(&written).unwrap();
+    assert_eq!(written.tensor(Q).unwrap().data(), full.tensors[Q].bytes);
+
+    base.tensors.remove(&Q["model.".len()..]);
+    assert_says(&message(open(&base)), &["1 tensor is missing: layers.0.self_attn.q_proj.weight"]);
+    base = full;
+    base.config["tie_word_embeddings"] = json!(false);
+    assert_says(&message(open(&base)), &["1 tensor is missing", HEAD]);
 }
 
 #[test]

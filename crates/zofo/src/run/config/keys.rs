@@ -58,6 +58,8 @@ impl Key {
 const ALWAYS: Belongs = Belongs::Always;
 const BILEVEL: Belongs = Belongs::Methods(&[MethodName::Bilevel]);
 const LORA: Belongs = Belongs::Blocks(&[PeftKind::Lora]);
+const PREFIX: Belongs = Belongs::Blocks(&[PeftKind::Prefix]);
+const VIRTUAL: Belongs = Belongs::Blocks(&[PeftKind::Prefix, PeftKind::Prompt]);
 
 /// All keys, by section.
 pub(super) const KEYS: &[Key] = &[
@@ -82,8 +84,18 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("peft.kind", ALWAYS, Effect::Trajectory),
     Key::new("peft.rank", LORA, Effect::Trajectory),
     Key::new("peft.alpha", LORA, Effect::Trajectory),
+    Key::new("peft.rank_stabilized", LORA, Effect::Trajectory),
+    Key::new("peft.dropout", LORA, Effect::Trajectory),
     Key::new("peft.targets", LORA, Effect::Trajectory),
+    Key::new("peft.exclude", LORA, Effect::Trajectory),
+    Key::new("peft.layers", LORA, Effect::Trajectory),
+    Key::new("peft.virtual_tokens", VIRTUAL, Effect::Trajectory),
+    Key::new("peft.init", VIRTUAL, Effect::Trajectory),
+    Key::new("peft.init_text", VIRTUAL, Effect::Trajectory),
+    Key::new("peft.projection_hidden", PREFIX, Effect::Trajectory),
     Key::new("peft.shadow_init", BILEVEL, Effect::Trajectory),
+    Key::new("peft.rank_pattern", LORA, Effect::Trajectory),
+    Key::new("peft.alpha_pattern", LORA, Effect::Trajectory),
     Key::new("inner.optimizer", BILEVEL, Effect::Trajectory),
     Key::new("inner.lr", BILEVEL, Effect::Trajectory),
     Key::new("inner.batch_size", BILEVEL, Effect::Trajectory),

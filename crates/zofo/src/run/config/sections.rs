@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::choice::{Choice, choices};
 use super::error::ConfigError;
 use super::reader::{Range, Reader};
-use crate::hf::WeightDtype;
+use crate::hf::{ModuleNames, Patterns, WeightDtype};
 pub use crate::peft::OptimizerKind as Optimizer;
 use crate::task::TemplateName;
 use crate::zo::optimizer::BackboneOptimizer;
@@ -44,6 +44,40 @@ choices! {
     pub enum PeftKind {
         /// Low-rank additions to linear layers.
         Lora = "lora",
+        /// Keys and values of virtual tokens in every layer.
+        Prefix = "prefix",
+        /// Embeddings of virtual tokens.
+        Prompt = "prompt",
+    }
+}
+
+choices! {
+    /// How the virtual tokens of a prefix or a prompt begin.
+    pub enum BlockInit {
+        /// With standard normal numbers.
+        Random = "random",
+        /// A prompt: with the embeddings of tokens.
+        Tokens = "tokens",
+        /// A prefix: with the keys and values of tokens.
+        Activations = "activations",
+        /// A prefix: as the output of a small network that is trained in its place.
+        Projection = "projection",
+    }
+}
+
+impl BlockInit {
+    /// Whether a block of this kind can begin so. LoRA has no use for any, and a value is then not looked at.
+    fn suits(self, kind: PeftKind) -> bool {
+        match self {
+            Self::Random => true,
+            Self::Tokens => kind != PeftKind::Prefix,
+            Self::Activations | Self::Projection => kind != PeftKind::Prompt,
+        }
+    }
+
+    /// Whether it takes tokens to begin so.
+    fn takes_tokens(self) -> bool {
+        matches!(self, Self::Tokens | Self::Activations)
     }
 }
 
@@ -106,7 +140,8 @@ impl Choice for BackboneOptimizer {
 /// `[model]`: the backbone θ.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
-    /// A Hugging Face model folder, or a `.gguf` file. Required. `~` expands.
+    /// A Hugging Face model folder or a `.gguf` file, or, if there is no such path, a model of the hub: a
+    /// [`HubId`](crate::hf::hub::HubId). Required. `~` expands.
     pub path: PathBuf,
     /// Storage of the weights. Default: f32.
     pub dtype: WeightDtype,
@@ -122,7 +157,7 @@ impl ModelConfig {
             path: reader.require(
                 "model.path",
                 reader.path("model.path")?,
-                "give a Hugging Face model folder or a .gguf file",
+                "give a Hugging Face model folder, a .gguf file, or a model of the hub as org/name",
             )?,
             dtype: reader.choice("model.dtype")?.unwrap_or(WeightDtype::F32),
             compute: reader.choice_or("model.compute", unsupported)?.unwrap_or(Compute::F32),
@@ -216,21 +251,73 @@ pub struct PeftConfig {
     pub rank: usize,
     /// LoRA's α: the addition is scaled by α / rank. Above 0. Default: 16.
     pub alpha: f64,
-    /// The linear layers that LoRA adds to, by the last part of their names. Default: the query and
-    /// value projections.
-    pub targets: Vec<String>,
+    /// Scale LoRA's addition by α / √rank instead. Default: false.
+    pub rank_stabilized: bool,
+    /// Share of the inputs' elements that LoRA drops while it is trained. At least 0, below 1. Default: 0.
+    pub dropout: f64,
+    /// The linear layers that LoRA adds to: a list of names or of the last parts of names, `"all-linear"`, or a regular
+    /// expression that matches whole names. Default: those that compute queries and values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets: Option<ModuleNames>,
+    /// Targets that LoRA leaves out: a list, or a regular expression. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude: Option<ModuleNames>,
+    /// The blocks of the model, from 0, in which LoRA has targets. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
+    /// Virtual tokens. At least 1. Default: 5 for a prefix, 10 for a prompt.
+    pub virtual_tokens: usize,
+    /// How virtual tokens begin. A prefix: activations (its default), random or projection. A prompt: tokens (its
+    /// default) or random.
+    pub init: BlockInit,
+    /// The text whose tokens, repeated or cut, `activations` and `tokens` begin with; p and s then begin alike. Default:
+    /// random tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_text: Option<String>,
+    /// Width of the network of `init = "projection"`. At least 1. Default: 512.
+    pub projection_hidden: usize,
     /// How s begins. Default: copy.
     pub shadow_init: ShadowInit,
+    /// LoRA's rank where a regular expression matches the end of a layer's name. Default: none.
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub rank_pattern: Patterns<usize>,
+    /// LoRA's α, likewise. Default: none.
+    #[serde(skip_serializing_if = "Patterns::is_empty")]
+    pub alpha_pattern: Patterns<f64>,
 }
 
 impl PeftConfig {
     pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
+        let kind = reader.choice("peft.kind")?.unwrap_or(PeftKind::Lora);
+        let (virtual_tokens, init) = match kind {
+            PeftKind::Lora | PeftKind::Prefix => (5, BlockInit::Activations),
+            PeftKind::Prompt => (10, BlockInit::Tokens),
+        };
+        let init = reader.choice_among("peft.init", |init: BlockInit| init.suits(kind))?.unwrap_or(init);
+        let init_text = reader.text("peft.init_text")?;
+        if let Some(text) = &init_text
+            && kind != PeftKind::Lora
+            && !init.takes_tokens()
+        {
+            let advice = format!("with peft.init = \"{init}\", which begins with no tokens: leave one of the two out");
+            return Err(reader.not_supported("peft.init_text", text, advice));
+        }
         Ok(Self {
-            kind: reader.choice("peft.kind")?.unwrap_or(PeftKind::Lora),
+            kind,
             rank: reader.count("peft.rank", 1)?.unwrap_or(8),
             alpha: reader.number("peft.alpha", Range::Positive)?.unwrap_or(16.0),
-            targets: reader.strings("peft.targets")?.unwrap_or_else(|| ["q_proj", "v_proj"].map(str::to_owned).into()),
+            rank_stabilized: reader.flag("peft.rank_stabilized")?.unwrap_or(false),
+            dropout: reader.number("peft.dropout", Range::Share)?.unwrap_or(0.0),
+            targets: reader.names("peft.targets")?,
+            exclude: reader.names("peft.exclude")?,
+            layers: reader.indices("peft.layers")?,
+            virtual_tokens: reader.count("peft.virtual_tokens", 1)?.unwrap_or(virtual_tokens),
+            init,
+            init_text,
+            projection_hidden: reader.count("peft.projection_hidden", 1)?.unwrap_or(512),
             shadow_init: reader.choice("peft.shadow_init")?.unwrap_or(ShadowInit::Copy),
+            rank_pattern: reader.rank_patterns("peft.rank_pattern")?,
+            alpha_pattern: reader.alpha_patterns("peft.alpha_pattern")?,
         })
     }
 }

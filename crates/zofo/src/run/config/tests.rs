@@ -1,8 +1,9 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::keys::{Belongs, sections};
 use super::*;
-use crate::hf::WeightDtype;
+use crate::hf::{ModuleNames, Patterns, WeightDtype};
 use crate::task::TemplateName;
 use crate::zo::optimizer::BackboneOptimizer;
 
@@ -34,8 +35,18 @@ keep = "s"
 kind = "lora"
 rank = 4
 alpha = 8
+rank_stabilized = true
+dropout = 0.1
 targets = ["q_proj", "k_proj", "v_proj"]
+exclude = "model.layers.0.*"
+layers = [1, 0]
+virtual_tokens = 7
+init = "tokens"
+init_text = "It was"
+projection_hidden = 64
 shadow_init = "independent"
+rank_pattern = { "layers.1.*" = 2, "a_proj" = 3 }
+alpha_pattern = { q_proj = 1 }
 [inner]
 optimizer = "adam"
 lr = 2e-4
@@ -99,8 +110,18 @@ fn defaults() {
             kind: PeftKind::Lora,
             rank: 8,
             alpha: 16.0,
-            targets: vec!["q_proj".into(), "v_proj".into()],
+            rank_stabilized: false,
+            dropout: 0.0,
+            targets: None,
+            exclude: None,
+            layers: None,
+            virtual_tokens: 5,
+            init: BlockInit::Activations,
+            init_text: None,
+            projection_hidden: 512,
             shadow_init: ShadowInit::Copy,
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
         },
         inner: InnerConfig { optimizer: Optimizer::AdamW, lr: 1e-3, batch_size: 8 },
         outer: OuterConfig {
@@ -140,13 +161,33 @@ fn the_adapter_follows_the_inner_level() {
 
 #[test]
 fn the_resolved_form_parses_back() {
-    for text in [MINIMAL, FULL] {
-        let config = parse(text, &[]).unwrap();
+    let all: [(&str, &[&str]); 4] = [
+        (MINIMAL, &[]),
+        (FULL, &[]),
+        (MINIMAL, &["peft.kind=prefix"]),
+        (MINIMAL, &["peft.kind=prompt", "peft.rank=3"]),
+    ];
+    for (text, overlays) in all {
+        let config = parse(text, overlays).unwrap();
         let resolved = config.to_toml().unwrap();
         let again = parse(&resolved, &[]).unwrap();
         assert_eq!(again, config);
         assert_eq!(again.to_toml().unwrap(), resolved);
         assert_eq!(again.fingerprint().unwrap(), config.fingerprint().unwrap());
+    }
+}
+
+#[test]
+fn the_resolved_form_has_no_keys_of_another_block() {
+    let peft = |kind| parse(MINIMAL, &[kind]).unwrap().to_toml().unwrap();
+    for (kind, there, not_there) in [
+        ("peft.kind=lora", "\nrank = 8\n", "virtual_tokens"),
+        ("peft.kind=prefix", "\nvirtual_tokens = 5\n", "rank"),
+        ("peft.kind=prompt", "\nvirtual_tokens = 10\n", "projection_hidden"),
+    ] {
+        let text = peft(kind);
+        assert!(text.contains(there) && !text.contains(not_there), "{text}");
+        assert!(parse(&text, &[]).unwrap().unused_keys().is_empty());
     }
 }
 
@@ -195,7 +236,7 @@ fn overlays_win_and_need_no_quotes() {
     assert_eq!(config.run.output, PathBuf::from("runs/a b"));
     assert_eq!(config.run.max_minutes, Some(3.0));
     assert_eq!(config.inner.lr, 2e-2);
-    assert_eq!(config.peft.targets, ["o_proj"]);
+    assert_eq!(config.peft.targets, Some(ModuleNames::List(vec!["o_proj".into()])));
     assert_eq!(config.data.dir, PathBuf::from("2024-01-01"));
     assert_eq!(config.model.path, PathBuf::from("q"));
     // A section that the file lacks may come from overlays alone.
@@ -234,8 +275,17 @@ fn wrong_types_name_key_expected_and_found() {
     assert_eq!(message, "run.toml:8: `run.max_steps` must be an integer of at least 1, found the string \"5\"");
     let message = error(&MINIMAL.replace("\"d\"", "[1]"), &[]);
     assert_eq!(message, "run.toml:5: `data.dir` must be a string, found a list");
-    let message = overlay_error("peft.targets=q_proj");
-    assert!(message.contains("must be a list of different names") && message.contains("found the string"), "{message}");
+    let message = overlay_error("peft.targets=3");
+    assert!(
+        message.contains("must be a list of different names") && message.contains("found the integer"),
+        "{message}"
+    );
+    let message = overlay_error("peft.rank_stabilized=1");
+    assert!(message.contains("`peft.rank_stabilized` must be true or false, found the integer 1"), "{message}");
+    let message = overlay_error("peft.layers=3");
+    assert!(message.contains("`peft.layers` must be a list of different integers"), "{message}");
+    let message = overlay_error("peft.rank_pattern=3");
+    assert!(message.contains("`peft.rank_pattern` must be a table from regular expressions to numbers"), "{message}");
     let message = error("model = 3\n", &[]);
     assert_eq!(message, "run.toml:1: `model` must be a section [model], found the integer 3");
     let message = error(&format!("{MINIMAL}[inner.lr]\nx = 1\n"), &[]);
@@ -269,6 +319,8 @@ fn values_out_of_range_are_refused() {
         "outer.batch_size",
         "method.inner_steps",
         "peft.rank",
+        "peft.virtual_tokens",
+        "peft.projection_hidden",
         "run.max_steps",
         "run.eval_every",
         "run.threads",
@@ -286,9 +338,21 @@ fn values_out_of_range_are_refused() {
         assert!(overlay_error(&format!("{key}=-1")).contains("an integer of at least 0, found the integer -1"));
     }
     for value in ["[]", "[\"a\", \"a\"]", "[\"\"]", "[1]"] {
-        let message = overlay_error(&format!("peft.targets={value}"));
-        assert!(message.contains("must be a list of different names"), "{message}");
+        for key in ["peft.targets", "peft.exclude"] {
+            let message = overlay_error(&format!("{key}={value}"));
+            assert!(message.contains("must be a list of different names"), "{message}");
+        }
     }
+    for value in ["[]", "[1, 1]", "[-1]", "[0.5]"] {
+        let message = overlay_error(&format!("peft.layers={value}"));
+        assert!(message.contains("must be a list of different integers of at least 0"), "{message}");
+    }
+    for value in ["1", "1.5", "-0.1", "nan"] {
+        let message = overlay_error(&format!("peft.dropout={value}"));
+        assert!(message.contains("must be a number of at least 0 and below 1"), "{message}");
+    }
+    assert!(overlay_error("peft.rank_pattern={ q_proj = 0 }").contains("integers of at least 1, found the integer 0"));
+    assert!(overlay_error("peft.alpha_pattern={ q_proj = -1 }").contains("above 0, found the integer -1"));
     assert!(overlay_error("run.output=\"\"").contains("must be a string, found an empty one"));
     assert_eq!(
         overlay_error("data.template=a.b"),
@@ -308,7 +372,8 @@ fn unknown_words_list_the_valid_ones() {
         ("model.dtype", "\"f32\", \"bf16\""),
         ("method.name", "\"bilevel\""),
         ("method.keep", "\"p\", \"s\""),
-        ("peft.kind", "\"lora\""),
+        ("peft.kind", "\"lora\", \"prefix\", \"prompt\""),
+        ("peft.init", "\"random\", \"tokens\", \"activations\", \"projection\""),
         ("peft.shadow_init", "\"copy\", \"independent\""),
         ("outer.adapter_optimizer", "\"adamw\", \"adam\", \"sgd\""),
         ("outer.optimizer", "\"rms\", \"sgd\", \"sign\", \"adam\""),
@@ -319,6 +384,31 @@ fn unknown_words_list_the_valid_ones() {
     ] {
         let message = overlay_error(&format!("{key}=1"));
         assert!(message.contains(&format!("must be one of {valid}, found \"1\"")), "{message}");
+    }
+}
+
+#[test]
+fn virtual_tokens_begin_as_their_kind_allows() {
+    let peft = |overlays: &[&str]| parse(MINIMAL, overlays).map(|config| config.peft);
+    let prefix = peft(&["peft.kind=prefix", "peft.init_text=It was"]).unwrap();
+    assert_eq!((prefix.virtual_tokens, prefix.init), (5, BlockInit::Activations));
+    let prompt = peft(&["peft.kind=prompt", "peft.virtual_tokens=3"]).unwrap();
+    assert_eq!((prompt.virtual_tokens, prompt.init), (3, BlockInit::Tokens));
+    for (kind, init, valid) in [
+        ("prefix", "tokens", "\"random\", \"activations\", \"projection\""),
+        ("prompt", "projection", "\"random\", \"tokens\""),
+    ] {
+        let message = peft(&[&format!("peft.kind={kind}"), &format!("peft.init={init}")]).unwrap_err().to_string();
+        assert!(message.contains(&format!("must be one of {valid}, found \"{init}\"")), "{message}");
+    }
+    for (kind, init) in [("prefix", "random"), ("prefix", "projection"), ("prompt", "random")] {
+        let overlays = [&format!("peft.kind={kind}"), &format!("peft.init={init}"), "peft.init_text=3"];
+        let message = peft(&overlays.map(|overlay: &str| overlay)).unwrap_err().to_string();
+        let expected = format!(
+            "--set peft.init_text=3: `peft.init_text` = \"3\" is not supported with peft.init = \"{init}\", which begins \
+             with no tokens: leave one of the two out"
+        );
+        assert_eq!(message, expected);
     }
 }
 
@@ -410,8 +500,16 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "method.keep=p",
         "peft.rank=5",
         "peft.alpha=9",
+        "peft.rank_stabilized=false",
+        "peft.dropout=0.2",
         "peft.targets=[\"q_proj\"]",
+        "peft.targets=all-linear",
+        "peft.exclude=[\"q_proj\"]",
+        "peft.layers=[0]",
         "peft.shadow_init=copy",
+        "peft.rank_pattern={ a_proj = 3, \"layers.1.*\" = 2 }",
+        "peft.alpha_pattern={ q_proj = 2 }",
+        "peft.kind=prompt",
         "inner.optimizer=sgd",
         "inner.lr=3e-4",
         "inner.batch_size=17",
@@ -434,9 +532,25 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
     // Without the linear schedule, the number of steps is only a limit.
     let constant = |steps| fingerprint(&["run.lr_schedule=constant", steps]);
     assert_eq!(constant("run.max_steps=8"), constant("run.max_steps=9"));
-    // Together the two lists are all keys but those that have one value only.
-    let one_value = ["model.compute", "method.name", "peft.kind", "run.device"];
-    assert_eq!(free.len() + fixed.len() + one_value.len(), KEYS.len());
+    // A prefix has other keys.
+    let prefix = |overlay| fingerprint(&["peft.kind=prefix", "peft.init=activations", overlay]);
+    let of_prefix = ["peft.virtual_tokens=6", "peft.init_text=was", "peft.projection_hidden=65"];
+    let mut seen = vec![prefix("peft.rank=4")];
+    for overlay in of_prefix {
+        let changed = prefix(overlay);
+        assert!(!seen.contains(&changed), "{overlay}");
+        seen.push(changed);
+    }
+    let init = |init| parse(MINIMAL, &["peft.kind=prefix", init]).unwrap().fingerprint().unwrap();
+    assert_ne!(init("peft.init=activations"), init("peft.init=random"));
+    for overlay in ["peft.rank=5", "peft.targets=[\"q_proj\"]", "peft.dropout=0.2"] {
+        assert_eq!(prefix(overlay), seen[0], "{overlay}");
+    }
+    // Together the lists, and what is tried apart, are all keys but those that have one value only.
+    let one_value = ["model.compute", "method.name", "run.device"];
+    let tried = free.into_iter().chain(fixed).chain(of_prefix).chain(["peft.init=random"]).chain(one_value);
+    let tried: BTreeSet<&str> = tried.filter_map(|overlay| overlay.split('=').next()).collect();
+    assert_eq!(tried, KEYS.iter().map(|key| key.name).collect());
 }
 
 /// Computed by a second implementation. It changes when a key is added that changes what is
@@ -445,14 +559,14 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
 #[test]
 fn the_fingerprint_is_pinned() {
     let fingerprint = parse(MINIMAL, &[]).unwrap().fingerprint().unwrap();
-    assert_eq!(fingerprint, "8d6dfd5fc5060a62db519030e38032309302cc90694d572251f647a4bc2eb909");
+    assert_eq!(fingerprint, "e97664237db0927691b328bc03c12a83b911a46dec1053355f00b257f04dab11");
 }
 
 #[test]
 fn keys_of_another_choice_are_listed_as_unused() {
     let known = [
         Key { name: "peft.rank", belongs: Belongs::Blocks(&[PeftKind::Lora]), effect: Effect::Trajectory },
-        Key { name: "peft.length", belongs: Belongs::Blocks(&[]), effect: Effect::Trajectory },
+        Key { name: "peft.length", belongs: Belongs::Blocks(&[PeftKind::Prefix]), effect: Effect::Trajectory },
         Key { name: "inner.lr", belongs: Belongs::Methods(&[MethodName::Bilevel]), effect: Effect::Trajectory },
         Key { name: "stage.steps", belongs: Belongs::Methods(&[]), effect: Effect::Trajectory },
         Key { name: "run.seed", belongs: Belongs::Always, effect: Effect::Trajectory },
@@ -462,5 +576,19 @@ fn keys_of_another_choice_are_listed_as_unused() {
         unused_keys(&known, written.into_iter(), MethodName::Bilevel, PeftKind::Lora),
         ["stage.steps", "peft.length"]
     );
-    assert!(parse(FULL, &[]).unwrap().unused_keys().is_empty());
+    let unused = ["peft.virtual_tokens", "peft.init", "peft.init_text", "peft.projection_hidden"];
+    assert_eq!(parse(FULL, &[]).unwrap().unused_keys(), unused);
+    let prefix = parse(FULL, &["peft.kind=prefix", "peft.init=activations"]).unwrap();
+    let unused = [
+        "peft.rank",
+        "peft.alpha",
+        "peft.rank_stabilized",
+        "peft.dropout",
+        "peft.targets",
+        "peft.exclude",
+        "peft.layers",
+        "peft.rank_pattern",
+        "peft.alpha_pattern",
+    ];
+    assert_eq!(prefix.unused_keys(), unused);
 }

@@ -2,16 +2,16 @@
 
 use super::Session;
 use crate::model::Backbone;
-use crate::peft::{Adapter, AdapterOptimizer, Lora, LoraConfig};
+use crate::peft::AdapterOptimizer;
+use crate::run::blocks;
 use crate::run::checkpoint::{self, Blocks, Stage, State};
-use crate::run::config::{Config, ShadowInit};
+use crate::run::config::Config;
 use crate::run::error::RunError;
 use crate::run::folder::RunFolder;
 use crate::run::inputs::{Inputs, RunBatches};
 use crate::run::metrics::Metrics;
 use crate::run::progress::Observer;
 use crate::run::{replay, snapshot};
-use crate::task::SplitMix64;
 use crate::train::bilevel::Bilevel;
 use crate::zo::journal::{Journal, JournalError, JournalHeader, JournalWriter, Record};
 use crate::zo::update::BackboneUpdater;
@@ -36,7 +36,7 @@ impl<'a> Session<'a> {
     ) -> Result<Option<Self>, RunError> {
         let device = Device::flex();
         let backbone = Backbone::load(&inputs.files, config.model.dtype, &device)?;
-        let (adapter, shadow) = new_adapters(config, inputs)?;
+        let (adapter, shadow) = blocks::new(config, inputs, &backbone)?;
         let fingerprint = config.fingerprint()?;
         let header = replay::header(&backbone, config.outer.optimizer);
         let (checkpoint, journal) = (folder.checkpoint(), folder.journal());
@@ -180,21 +180,4 @@ fn fresh_journal(path: &Path, header: &JournalHeader, checkpoint: &Path) -> Resu
         std::fs::remove_file(path).map_err(RunError::io(path))?;
     }
     Ok(JournalWriter::create(path, header)?)
-}
-
-/// p₀ and s₀.
-pub(super) fn new_adapters(config: &Config, inputs: &Inputs) -> Result<(Adapter, Adapter), RunError> {
-    let peft = &config.peft;
-    let new = |purpose: &str| -> Result<Adapter, RunError> {
-        let lora =
-            LoraConfig { rank: peft.rank, alpha: peft.alpha, rank_stabilized: false, targets: peft.targets.clone() };
-        let seed = SplitMix64::keyed(config.run.seed, purpose, 0).next_u64();
-        Ok(Adapter::Lora(Lora::new(lora, inputs.files.config(), seed, &Device::flex())?))
-    };
-    let p = new("adapter")?;
-    let s = match peft.shadow_init {
-        ShadowInit::Copy => p.clone(),
-        ShadowInit::Independent => new("shadow")?,
-    };
-    Ok((p, s))
 }

@@ -1,0 +1,103 @@
+//! Models by their names on the Hugging Face Hub.
+//!
+//! [`Hub::fetch`] turns `org/name[@revision]` into a folder, and `org/name/file.gguf[@revision]` into a file, of the
+//! cache that all of Hugging Face's programs share: what `transformers` downloaded is not downloaded again, and the
+//! other way round. [`locate_model`] is what commands call: a path that exists is taken as it is.
+//!
+//! Only what a model needs is fetched: its configuration, tokenizer, chat template, terms of use, and one form of its
+//! weights. A download that ended, or was killed, goes on where it stopped. Every content is checked: the SHA-256 that
+//! the hub names a large file by, git's hash of a small one, and the length of both.
+//!
+//! # What the `hf-hub` crate does here
+//!
+//! Its version 0.5 gives the layout of the cache ([`hf_hub::Cache`]), the addresses ([`hf_hub::Repo`]) and the
+//! listing ([`hf_hub::api::RepoInfo`]). Transfers are made with `ureq` directly, because those of the crate verify no
+//! checksum, continue a file also where the server sent it from the start, and give up the headers of a refusal, which say
+//! which of repository, revision and file is missing and how long to wait after a 429. Version 1.0 of the crate needs
+//! an asynchronous runtime and some 280 more crates, and its downloads over HTTP neither continue nor verify.
+
+mod cache;
+mod client;
+mod error;
+mod files;
+mod id;
+mod locate;
+mod progress;
+mod settings;
+mod snapshot;
+mod transfer;
+
+use std::path::PathBuf;
+
+use self::{cache::RepositoryCache, client::Client, progress::Watch, snapshot::Snapshot};
+pub use self::{
+    error::HubError,
+    id::{HubId, NotAHubId},
+    locate::{ModelLocation, is_hub_id, locate_model},
+    progress::{HubProgress, Watcher},
+    settings::{HubSettings, RetryPolicy, Token},
+};
+
+/// A hub and the cache of what came from it.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    settings: HubSettings,
+}
+
+/// A model that is in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The model folder, or the GGUF file. It is part of the cache and not to be written to.
+    pub path: PathBuf,
+    /// What was asked for, at the commit that it is.
+    pub id: HubId,
+}
+
+impl Hub {
+    /// With these settings.
+    pub fn new(settings: HubSettings) -> Self {
+        Self { settings }
+    }
+
+    /// With the settings of [`HubSettings::from_env`].
+    pub fn from_env() -> Self {
+        Self::new(HubSettings::from_env())
+    }
+
+    /// Brings a model into the cache, as far as it is not there, and says where it is. For a commit that the cache has,
+    /// nothing is asked of the hub.
+    ///
+    /// # Errors
+    /// Whatever [`HubError`] says. What was downloaded until then is kept, and continued by the next call.
+    pub fn fetch(&self, id: &HubId, watcher: Watcher<'_>) -> Result<Fetched, HubError> {
+        let folder = self.settings.cache.as_ref().ok_or_else(|| HubError::Setting {
+            variable: "HF_HOME",
+            problem: "is not set, and HOME is not either: set it to a folder for downloaded models".to_owned(),
+        })?;
+        let cache = RepositoryCache::new(folder, id);
+        if self.settings.offline {
+            return Snapshot::cached(&cache, id).map_err(|problem| HubError::Offline {
+                id: id.clone(),
+                cache: folder.clone(),
+                problem,
+            });
+        }
+        if let Some(commit) = id.commit() {
+            let snapshot = Snapshot { cache: &cache, id, commit };
+            if snapshot.is_complete() {
+                return Ok(snapshot.fetched());
+            }
+        }
+        let client = Client::new(&self.settings)?;
+        snapshot::download(&client, &cache, id, &mut Watch(watcher)).map_err(|error| match error {
+            HubError::Network { url, source, .. } => {
+                let hint = match Snapshot::cached(&cache, id) {
+                    Ok(cached) => format!("; the cache has {}: HF_HUB_OFFLINE=1 uses that", cached.id),
+                    Err(lacks) => format!("; the cache, which HF_HUB_OFFLINE=1 uses alone, {lacks}"),
+                };
+                HubError::Network { url, hint, source }
+            }
+            other => other,
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! Where in the file the values of a tensor are.
+
+use std::{collections::BTreeMap, ops::Range, path::Path};
+
+use safetensors::Dtype;
+
+use super::{
+    super::error::HfError,
+    pickle::{Pickle, PickleProblem},
+    value::{Storage, Tensor, Value},
+};
+
+/// A tensor of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    /// From the first to the last value, in the file.
+    pub(super) bytes: Range<usize>,
+    /// Values from one index to the next, for each dimension, where the values are not in the order of the indices.
+    strides: Option<Vec<usize>>,
+}
+
+/// Runs the pickle at `bytes[start..]`, which is called `what`.
+pub(super) fn run_pickle<'a>(path: &Path, what: &str, bytes: &'a [u8], start: usize) -> Result<Pickle<'a>, HfError> {
+    Pickle::run(&bytes[start..]).map_err(|PickleProblem { offset, mismatch }| HfError::Unexpected {
+        path: path.to_owned(),
+        what: format!("{what}, at byte {}", start + offset),
+        expected: mismatch.expected,
+        found: mismatch.found,
+    })
+}
+
+/// The tensors of the state dictionary that `pickle` has made; `locate` tells where in the file a storage is.
+pub(super) fn state_dict<'a>(
+    path: &Path,
+    pickle: &Pickle<'a>,
+    locate: impl Fn(&Storage<'a>) -> Result<Range<usize>, HfError>,
+) -> Result<BTreeMap<String, Stored>, HfError> {
+    let unexpected = |what: String, expected: &str, found: String| HfError::Unexpected {
+        path: path.to_owned(),
+        what,
+        expected: expected.to_owned(),
+        found,
+    };
+    let Value::Dict(dict) = pickle.root else {
+        let expected = "a dictionary of tensors (a state_dict)";
+        return Err(unexpected("content of the file".to_owned(), expected, pickle.root.kind().to_owned()));
+    };
+    let mut tensors = BTreeMap::new();
+    for &(key, value) in &pickle.heap.dicts[dict] {
+        let Value::Text(name) = key else {
+            let what = "key of the dictionary".to_owned();
+            return Err(unexpected(what, "a tensor's name", key.kind().to_owned()));
+        };
+        let Value::Tensor(tensor) = value else {
+            return Err(unexpected(format!("entry \"{name}\""), "a tensor", value.kind().to_owned()));
+        };
+        let tensor = &pickle.heap.tensors[tensor];
+        let stored = Stored::new(path, name, tensor, locate(&tensor.storage)?)?;
+        if tensors.insert(name.to_owned(), stored).is_some() {
+            return Err(unexpected(format!("entry \"{name}\""), "every name once", "it a second time".to_owned()));
+        }
+    }
+    Ok(tensors)
+}
+
+impl Stored {
+    /// `name` as `tensor` describes it, with its storage at `bytes` of the file.
+    fn new(path: &Path, name: &str, tensor: &Tensor<'_>, bytes: Range<usize>) -> Result<Self, HfError> {
+        let unexpected = |what: String, expected: String, found: String| HfError::Unexpected {
+            path: path.to_owned(),
+            what: format!("{what} of tensor \"{name}\""),
+            expected,
+            found,
+        };
+        let Storage { key, dtype, len } = tensor.storage;
+        let size = dtype.bitsize() / 8;
+        if len.checked_mul(size) != Some(bytes.len()) {
+            return Err(unexpected(
+                format!("storage \"{key}\""),
+                format!("{len} values of {dtype:?}"),
+                format!("{} bytes (is the file cut short?)", bytes.len()),
+            ));
+        }
+        let Tensor { offset, shape, strides, .. } = tensor;
+        let found = || format!("shape {shape:?} with strides {strides:?} from value {offset} on");
+        let Some(View { count, span }) = View::of(shape, strides) else {
+            return Err(unexpected("view".to_owned(), "a shape that can be".to_owned(), found()));
+        };
+        if offset.checked_add(span).is_none_or(|end| end > len) {
+            return Err(unexpected("view".to_owned(), format!("a part of the {len} values of its storage"), found()));
+        }
+        // One value at many indices, as `expand` makes it, would let a small file ask for any amount of memory.
+        if count > span {
+            return Err(unexpected("view".to_owned(), "a value of its own at every index".to_owned(), found()));
+        }
+        let start = bytes.start + offset * size;
+        Ok(Self {
+            dtype,
+            shape: shape.clone(),
+            bytes: start..start + span * size,
+            strides: (!is_row_major(shape, strides)).then(|| strides.clone()),
+        })
+    }
+
+    /// The values in the order of the indices, if those in the `file` are in another.
+    pub(super) fn gathered(&self, file: &[u8]) -> Option<Vec<u8>> {
+        let strides = self.strides.as_ref()?;
+        let size = self.dtype.bitsize() / 8;
+        let stored = &file[self.bytes.clone()];
+        let mut gathered = Vec::with_capacity(size * self.shape.iter().product::<usize>());
+        gather(stored, size, &self.shape, strides, &mut gathered);
+        Some(gathered)
+    }
+}
+
+/// Appends the values of `size` bytes at all indices of `shape`, the first of which is at the start of `stored`.
+fn gather(stored: &[u8], size: usize, shape: &[usize], strides: &[usize], gathered: &mut Vec<u8>) {
+    match (shape, strides) {
+        ([count, shape @ ..], [stride, strides @ ..]) => {
+            for index in 0..*count {
+                gather(&stored[index * stride * size..], size, shape, strides, gathered);
+            }
+        }
+        _ => gathered.extend_from_slice(&stored[..size]),
+    }
+}
+
+struct View {
+    /// Indices.
+    count: usize,
+    /// Values of the storage from that at the first index to that at the last.
+    span: usize,
+}
+
+impl View {
+    /// `None` if a number is larger than can be.
+    fn of(shape: &[usize], strides: &[usize]) -> Option<Self> {
+        let count = shape.iter().try_fold(1_usize, |count, &size| count.checked_mul(size))?;
+        if count == 0 {
+            return Some(Self { count, span: 0 });
+        }
+        let span = shape.iter().zip(strides).try_fold(1_usize, |span, (&size, &stride)| {
+            // Of at least one, because their product is not zero.
+            (size - 1).checked_mul(stride)?.checked_add(span)
+        })?;
+        Some(Self { count, span })
+    }
+}
+
+/// Whether values are in the order of the indices, without gaps. The stride of a single index says nothing.
+fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
+    let mut expected = 1;
+    shape.contains(&0)
+        || shape.iter().zip(strides).rev().all(|(&size, &stride)| {
+            let matches = size == 1 || stride == expected;
+            // Of a shape whose product can be.
+            expected *= size;
+            matches
+        })
+}
