@@ -8,7 +8,6 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use zofo::hf::WeightDtype;
 use zofo::run::config::expand_home;
-use zofo::task::TemplateName;
 
 /// How weights are stored in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -25,25 +24,6 @@ impl From<Dtype> for WeightDtype {
         match dtype {
             Dtype::F32 => Self::F32,
             Dtype::Bf16 => Self::Bf16,
-        }
-    }
-}
-
-/// Which of a task's templates is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Template {
-    /// The row's text with words that ask for the answer.
-    #[default]
-    Prompt,
-    /// The row's text alone.
-    None,
-}
-
-impl From<Template> for TemplateName {
-    fn from(template: Template) -> Self {
-        match template {
-            Template::Prompt => Self::Prompt,
-            Template::None => Self::None,
         }
     }
 }

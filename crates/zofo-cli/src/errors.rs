@@ -157,6 +157,8 @@ fn task_exit_code(error: &TaskError) -> u8 {
         | TaskError::ReadDefinition { .. }
         | TaskError::Definition { .. }
         | TaskError::TemplateSyntax { .. }
+        | TaskError::Template { .. }
+        | TaskError::NotClassification { .. }
         | TaskError::UnknownField { .. }
         | TaskError::NoTemplate { .. }
         | TaskError::TooFewRows { .. }

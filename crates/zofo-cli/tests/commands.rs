@@ -260,16 +260,24 @@ fn journal_tells_what_is_in_it() {
 fn tasks_are_listed_and_shown() {
     let workspace = Workspace::new();
     let list = stdout(&workspace.zofo("tasks").success());
-    let names: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(names, ["copa", "movie-reviews", "sst2"]);
-    assert_eq!(json_of(&workspace.zofo("tasks --json").success())["tasks"][2]["task"], "sst2");
+    let names: Vec<&str> = list.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.is_sorted() && names.contains(&"copa") && names.contains(&"tweeteval-stance-hillary"), "{list}");
+    assert!(list.contains("  classification        2  accuracy  Choice of"), "{list}");
+    let listed = json_of(&workspace.zofo("tasks --json").success());
+    let squad = listed["tasks"].as_array().unwrap().iter().find(|task| task["task"] == "squad").unwrap();
+    assert_eq!((&squad["kind"], &squad["metric"]), (&"generation".into(), &"f1".into()));
 
     let text = stdout(&workspace.zofo("tasks show copa").success());
     assert!(text.contains("question (string, one of cause, effect)"), "{text}");
+    let text = stdout(&workspace.zofo("tasks show boolq").success());
+    for part in ["0 yes, 1 no", "none, prompt, upstream, v2", "hub dataset google/boolq: trains on train, evaluates"] {
+        assert!(text.contains(part), "{text}");
+    }
 
     let command = format!("tasks show sst2 --data data --model {MODEL}");
     let text = stdout(&workspace.zofo(&command).success());
     assert!(text.contains("prompt \"a dull and dull film , number 0 . It was\""), "{text}");
+    assert!(text.contains(" before the answer)\n  0 right   \" terrible\"\n            | "), "{text}");
     let report = json_of(&workspace.zofo(&format!("{command} --json")).success());
     let examples = report["examples"].as_array().unwrap();
     assert_eq!(examples.len(), 3);
@@ -284,7 +292,33 @@ fn tasks_are_listed_and_shown() {
             assert_eq!(whole.replace('Ġ', " "), candidate["text"].as_str().unwrap());
         }
     }
+    let text = stdout(&workspace.zofo(&format!("{command} --template none")).success());
+    assert!(
+        text.contains("prompt \"a dull and dull film , number 0 .\"") && text.contains("1         \" great\""),
+        "{text}"
+    );
+    assert_error(workspace.zofo(&format!("{command} --template v2")), 2, &["no template \"v2\"", "none, prompt"]);
     workspace.zofo(&format!("tasks show sst2 --model {MODEL}")).code(2);
+}
+
+#[test]
+fn a_generation_task_is_shown_but_neither_evaluated_nor_trained_on_yet() {
+    let workspace = Workspace::new();
+    fs::create_dir(workspace.path("data/drop")).unwrap();
+    let row = r#"{"passage": "Two goals.", "question": "How many? ", "answers_spans": {"spans": ["2", "two"]}}"#;
+    for split in ["train", "validation"] {
+        fs::write(workspace.path(&format!("data/drop/{split}.jsonl")), row).unwrap();
+    }
+    let text = stdout(&workspace.zofo("tasks show drop --data data").success());
+    for part in ["Question: How many?\\nAnswer:\"", "0 right   \" 2\\n\"", "also    \"two\""] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let refused = workspace.zofo(&format!("eval --model {MODEL} --task drop"));
+    assert_error(refused, 2, &["task \"drop\" is of kind \"generation\"", "zofo eval is only for"]);
+    let refused = workspace.zofo("train config.toml --set data.task=drop --set data.dir=data");
+    assert_error(refused, 2, &["task \"drop\" is of kind \"generation\"", "training is only for"]);
+    let refused = workspace.zofo("train config.toml --set data.template=v2");
+    assert_error(refused, 2, &["has no template \"v2\"; it has: none, prompt"]);
 }
 
 #[test]

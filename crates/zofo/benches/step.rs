@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ModelFiles::open(&model)?;
     let tokenizer = files.tokenizer()?;
     let task = Task::load("sst2")?;
-    let encoder = Encoder::new(&task, TemplateName::Prompt, &tokenizer, files.config().limits())?;
+    let encoder = Encoder::new(&task, &TemplateName::PROMPT, &tokenizer, files.config().limits())?;
     let train = Dataset::open(&data, &task, DataSplit::Train)?;
     let held_out = Dataset::open(&data, &task, DataSplit::Validation)?;
     let train = encoder.encode(&train.examples[..BATCH * (BATCHES + 1)])?.examples;

@@ -122,7 +122,7 @@ fn check_candidates(report: &mut Report, place: &str, backbone: &Backbone, promp
         let answer = ids(candidate, "ids");
         EncodedCandidate { ids: [prompt_ids, &answer].concat(), answer_len: answer.len() }
     });
-    let example = EncodedExample { candidates: encoded.collect(), gold: 0, line: 1 };
+    let example = EncodedExample { candidates: encoded.collect(), golds: vec![0], line: 1 };
     let Evaluation { examples, .. } = evaluate(backbone, None, &[example], |_| ());
     let logprobs = &examples[0].token_logprobs;
     for (i, (candidate, logprobs)) in candidates.iter().zip(logprobs).enumerate() {

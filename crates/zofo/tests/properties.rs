@@ -301,7 +301,7 @@ fn rows_of(rows: &[Vec<u32>]) -> Batch {
 
 fn example(prompt: &[u32], answers: &[&[u32]]) -> EncodedExample {
     let candidate = |answer: &&[u32]| EncodedCandidate { ids: [prompt, answer].concat(), answer_len: answer.len() };
-    EncodedExample { candidates: answers.iter().map(candidate).collect(), gold: 0, line: 1 }
+    EncodedExample { candidates: answers.iter().map(candidate).collect(), golds: vec![0], line: 1 }
 }
 
 fn row(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u32>> {

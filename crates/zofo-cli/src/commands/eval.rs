@@ -1,6 +1,6 @@
 //! `zofo eval`.
 
-use crate::arguments::{Dtype, Template, path, set_threads, with_home};
+use crate::arguments::{Dtype, path, set_threads, with_home};
 use crate::errors::Error;
 use crate::model;
 use crate::output::{print, print_json, table};
@@ -40,9 +40,9 @@ pub struct Arguments {
     /// The folder that holds a folder for each task.
     #[arg(long, default_value = "data", value_parser = path())]
     data: PathBuf,
-    /// Which of the task's templates to use.
-    #[arg(long, value_enum, default_value_t)]
-    template: Template,
+    /// Which of the task's templates to use, by its name in the task file.
+    #[arg(long, value_name = "NAME", default_value_t)]
+    template: TemplateName,
     /// Which file of the task's data to use.
     #[arg(long, value_enum, default_value_t)]
     split: Split,
@@ -117,6 +117,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let mut tasks = Vec::new();
     for name in &arguments.task {
         let task = Task::load(name)?;
+        task.expect_classification("zofo eval")?;
         let encoded = encode(&task, &tokenizer, limits, arguments)?;
         tasks.push((task, encoded));
     }
@@ -135,7 +136,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
 
 fn encode(task: &Task, tokenizer: &Tokenizer, limits: ModelLimits, arguments: &Arguments) -> Result<Encoded, Error> {
     let dataset = Dataset::open(&arguments.data, task, arguments.split.into())?;
-    let encoder = Encoder::new(task, arguments.template.into(), tokenizer, limits)?;
+    let encoder = Encoder::new(task, &arguments.template, tokenizer, limits)?;
     let count = evaluation_count(dataset.examples.len(), arguments.limit.map(NonZeroUsize::get));
     Ok(encoder.encode(&dataset.examples[..count])?)
 }
@@ -166,7 +167,7 @@ fn evaluate_task(
     }
     Ok(TaskReport {
         task: task.name().to_owned(),
-        template: arguments.template.into(),
+        template: arguments.template.clone(),
         examples,
         accuracy: evaluation.accuracy(),
         loss,

@@ -1,6 +1,6 @@
 //! `zofo tasks`.
 
-use crate::arguments::{Template, path, with_home};
+use crate::arguments::{path, with_home};
 use crate::errors::Error;
 use crate::model;
 use crate::output::{print, print_json};
@@ -12,7 +12,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use tokenizers::Tokenizer;
 use zofo::task::{
-    DataSplit, Dataset, EncodedCandidate, Encoder, Example, Field, FieldType, Metric, Rendered, Task, TemplateName,
+    DataSplit, Dataset, EncodedCandidate, Encoder, Example, Field, Gold, Kind, Metric, Rendered, Source, Task,
+    Template, TemplateName,
 };
 
 /// Rows that `show` renders.
@@ -53,9 +54,9 @@ struct Show {
     /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision].
     #[arg(long, value_parser = path(), requires = "data")]
     model: Option<PathBuf>,
-    /// Which of the task's templates to use.
-    #[arg(long, value_enum, default_value_t)]
-    template: Template,
+    /// Which of the task's templates to use, by its name in the task file.
+    #[arg(long, value_name = "NAME", default_value_t)]
+    template: TemplateName,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -72,12 +73,29 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
 fn list(json: bool) -> Result<(), Error> {
     let tasks = Task::builtin_names().map(Task::load).collect::<Result<Vec<_>, _>>()?;
     if json {
-        let tasks: Vec<Value> =
-            tasks.iter().map(|task| json!({ "task": task.name(), "description": task.description() })).collect();
+        let about = |task: &Task| {
+            json!({
+                "task": task.name(),
+                "kind": task.kind(),
+                "classes": task.classes(),
+                "metric": task.metric(),
+                "description": task.description(),
+            })
+        };
+        let tasks: Vec<Value> = tasks.iter().map(about).collect();
         print_json(&json!({ "tasks": tasks }))?;
     } else {
-        let width = tasks.iter().map(|task| task.name().len()).max().unwrap_or_default();
-        let lines = tasks.iter().map(|task| format!("{:width$}  {}\n", task.name(), task.description()));
+        let rows = tasks.iter().map(|task| {
+            let classes = task.candidate_count().map_or("-".to_owned(), |count| count.to_string());
+            [task.name(), task.kind().as_str(), &classes, task.metric().as_str(), task.description()].map(str::to_owned)
+        });
+        let head = ["task", "kind", "classes", "metric", "description"].map(str::to_owned);
+        let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
+        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
+        let (task, kind, classes, metric) = (width(0), width(1), width(2), width(3));
+        let lines = rows.iter().map(|[name, of, count, by, about]| {
+            format!("{name:task$}  {of:kind$}  {count:>classes$}  {by:metric$}  {about}\n")
+        });
         print(&lines.collect::<String>())?;
     }
     Ok(())
@@ -88,10 +106,14 @@ fn list(json: bool) -> Result<(), Error> {
 struct Report {
     task: String,
     description: String,
+    kind: Kind,
     metric: Metric,
+    /// Names in the order of the candidates; none where these differ from row to row or answers are written.
+    classes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Source>,
     fields: Vec<FieldReport>,
     label: String,
-    candidates: usize,
     templates: Vec<TemplateName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     examples: Option<Vec<ExampleReport>>,
@@ -105,14 +127,24 @@ struct FieldReport {
     kind: &'static str,
     /// If not empty, the only strings allowed.
     one_of: Vec<String>,
+    /// If not empty, the columns where it may be.
+    from: Vec<String>,
+    optional: bool,
 }
 
 /// A row as it is rendered.
 #[derive(Serialize)]
 struct ExampleReport {
     line: usize,
-    gold: usize,
+    /// Positions of the right candidates; the first is trained on.
+    golds: Vec<usize>,
+    /// Of a generation task, all right answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    answers: Vec<String>,
     prompt: String,
+    /// The prompt of surface-form calibration; generation has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    null: Option<String>,
     candidates: Vec<CandidateReport>,
 }
 
@@ -141,15 +173,16 @@ fn show(arguments: &Show) -> Result<(), Error> {
         }
         None => None,
     };
-    let templates = TemplateName::ALL.into_iter().filter(|name| task.template(*name).is_ok());
     let report = Report {
         task: task.name().to_owned(),
         description: task.description().to_owned(),
+        kind: task.kind(),
         metric: task.metric(),
+        classes: task.classes().to_vec(),
+        source: task.source().cloned(),
         fields: task.fields().iter().map(|(name, field)| FieldReport::new(name, field)).collect(),
-        label: task.label_field().to_owned(),
-        candidates: task.candidate_count(),
-        templates: templates.collect(),
+        label: task.label_place(),
+        templates: task.templates().map(|template| template.name().clone()).collect(),
         examples,
     };
     if arguments.json { print_json(&report) } else { print(&report.describe()) }?;
@@ -157,37 +190,42 @@ fn show(arguments: &Show) -> Result<(), Error> {
 }
 
 fn render(task: &Task, examples: &[Example], arguments: &Show) -> Result<Vec<ExampleReport>, Error> {
-    let template = task.template(arguments.template.into())?;
-    let rendered = examples.iter().map(|example| template.render(example)).collect::<Result<Vec<_>, _>>()?;
+    let template = task.template(&arguments.template)?;
     let tokens = match &arguments.model {
         Some(path) => {
             let files = model::open(path, &Messenger::new())?;
             let tokenizer = files.tokenizer()?;
-            let encoder = Encoder::new(task, arguments.template.into(), &tokenizer, files.config().limits())?;
+            let encoder = Encoder::new(task, &arguments.template, &tokenizer, files.config().limits())?;
             let encoded = encoder.encode(examples)?.examples;
             let of = |candidates: &[EncodedCandidate]| candidates.iter().map(|c| Tokens::of(c, &tokenizer)).collect();
             encoded.iter().map(|example| of(&example.candidates)).collect()
         }
         None => vec![Vec::new(); examples.len()],
     };
-    let reports = examples.iter().zip(rendered).zip(tokens);
-    Ok(reports.map(|((example, rendered), tokens)| ExampleReport::new(example, rendered, tokens)).collect())
+    examples.iter().zip(tokens).map(|(example, tokens)| ExampleReport::new(example, template, tokens)).collect()
 }
 
 impl FieldReport {
     fn new(name: &str, field: &Field) -> Self {
-        let kind = match field.kind {
-            FieldType::String => "string",
-            FieldType::Integer => "integer",
-            FieldType::Boolean => "boolean",
-        };
-        Self { name: name.to_owned(), kind, one_of: field.one_of.clone() }
+        Self {
+            name: name.to_owned(),
+            kind: field.kind.as_str(),
+            one_of: field.one_of.clone(),
+            from: field.from.clone(),
+            optional: field.optional,
+        }
     }
 
     fn describe(&self) -> String {
-        let values =
-            if self.one_of.is_empty() { String::new() } else { format!(", one of {}", self.one_of.join(", ")) };
-        format!("{} ({}{values})", self.name, self.kind)
+        let mut text = format!("{} ({}", self.name, self.kind);
+        // Writing to a `String` cannot fail.
+        if !self.one_of.is_empty() {
+            let _ = write!(text, ", one of {}", self.one_of.join(", "));
+        }
+        if !self.from.is_empty() {
+            let _ = write!(text, ", from {}", self.from.join(" or "));
+        }
+        text + if self.optional { ", optional)" } else { ")" }
     }
 }
 
@@ -201,42 +239,73 @@ impl Tokens {
 
 impl ExampleReport {
     /// `tokens` has one entry per candidate, or none without a model.
-    fn new(example: &Example, rendered: Rendered, tokens: Vec<Tokens>) -> Self {
+    fn new(example: &Example, template: &Template, tokens: Vec<Tokens>) -> Result<Self, Error> {
+        let Rendered { prompt, verbalized } = template.render(example)?;
         let mut tokens = tokens.into_iter();
-        let candidates = rendered.verbalized.into_iter().map(|text| CandidateReport { text, tokens: tokens.next() });
-        Self { line: example.line, gold: example.gold, prompt: rendered.prompt, candidates: candidates.collect() }
+        let candidates = verbalized.into_iter().map(|text| CandidateReport { text, tokens: tokens.next() }).collect();
+        let (golds, answers, null) = match &example.gold {
+            Gold::Candidates(golds) => (golds.clone(), Vec::new(), Some(template.render_null(example)?.prompt)),
+            Gold::Answers(answers) => (vec![0], answers.clone(), None),
+        };
+        Ok(Self { line: example.line, golds, answers, prompt, null, candidates })
+    }
+
+    fn describe(&self, text: &mut String) {
+        // Writing to a `String` cannot fail. Texts are quoted, so that blanks and line feeds show.
+        let _ = writeln!(text, "\nline {}    prompt {:?}", self.line, self.prompt);
+        if let Some(null) = self.null.as_ref().filter(|null| !null.is_empty()) {
+            let _ = writeln!(text, "          null   {null:?}");
+        }
+        // Candidates mostly share the tokens before their answers, which are then shown once.
+        let shared =
+            self.candidates.first().and_then(|candidate| candidate.tokens.as_ref()).map(|tokens| &tokens.context);
+        if let Some(context) = shared {
+            let _ = writeln!(text, "          tokens {} ({} before the answer)", context.join(" "), context.len());
+        }
+        for (index, candidate) in self.candidates.iter().enumerate() {
+            let mark = if self.golds.contains(&index) { "right" } else { "     " };
+            let answer = candidate.text.strip_prefix(&self.prompt).unwrap_or(&candidate.text);
+            let _ = writeln!(text, "  {index} {mark}   {answer:?}");
+            if let Some(Tokens { context, scored }) = &candidate.tokens {
+                let before = if Some(context) == shared { String::new() } else { context.join(" ") + " " };
+                let _ = writeln!(text, "            {before}| {} ({} scored)", scored.join(" "), scored.len());
+            }
+        }
+        for other in self.answers.iter().skip(1) {
+            let _ = writeln!(text, "    also    {other:?}");
+        }
     }
 }
 
 impl Report {
     fn describe(&self) -> String {
+        let classes: Vec<String> =
+            self.classes.iter().enumerate().map(|(position, name)| format!("{position} {name}")).collect();
         let fields: Vec<String> = self.fields.iter().map(FieldReport::describe).collect();
-        let templates: Vec<&str> = self.templates.iter().map(|name| name.as_str()).collect();
-        let mut text = format!(
-            "task        {}\n\
-             about       {}\n\
-             fields      {}\n\
-             label       {}: 0 to {}, which answer is right\n\
-             templates   {}\n",
-            self.task,
-            self.description,
-            fields.join("; "),
-            self.label,
-            self.candidates.saturating_sub(1),
-            templates.join(", "),
-        );
-        for example in self.examples.iter().flatten() {
-            // Writing to a `String` cannot fail. Texts are quoted, so that blanks and line feeds show.
-            let _ = writeln!(text, "\nline {}    prompt {:?}", example.line, example.prompt);
-            for (index, candidate) in example.candidates.iter().enumerate() {
-                let mark = if index == example.gold { "right" } else { "     " };
-                let _ = writeln!(text, "  {index} {mark}   {:?}", candidate.text);
-                if let Some(tokens) = &candidate.tokens {
-                    let (context, scored) = (tokens.context.join(" "), tokens.scored.join(" "));
-                    let (before, after) = (tokens.context.len(), tokens.scored.len());
-                    let _ = writeln!(text, "            {context} | {scored}   ({before} before, {after} scored)");
-                }
+        let templates: Vec<&str> = self.templates.iter().map(TemplateName::as_str).collect();
+        let source = self.source.as_ref().map_or(String::new(), |source| {
+            let config = source.config.as_ref().map_or(String::new(), |config| format!(" ({config})"));
+            let Source { hub, splits, .. } = source;
+            format!("hub dataset {hub}{config}: trains on {}, evaluates {}", splits.train, splits.validation)
+        });
+        let mut text = String::new();
+        for (key, value) in [
+            ("task", self.task.as_str()),
+            ("about", &self.description),
+            ("kind", self.kind.as_str()),
+            ("metric", self.metric.as_str()),
+            ("classes", &classes.join(", ")),
+            ("fields", &fields.join("; ")),
+            ("label", &self.label),
+            ("templates", &templates.join(", ")),
+            ("source", &source),
+        ] {
+            if !value.is_empty() {
+                let _ = writeln!(text, "{key:11} {value}");
             }
+        }
+        for example in self.examples.iter().flatten() {
+            example.describe(&mut text);
         }
         text
     }

@@ -17,8 +17,8 @@ pub struct Scored {
     pub token_logprobs: Vec<Vec<f32>>,
     /// The candidate with the highest score; of equal ones the first.
     pub prediction: usize,
-    /// The right candidate.
-    pub gold: usize,
+    /// The right candidates; any of them is a correct prediction, the first is the one that training uses.
+    pub golds: Vec<usize>,
 }
 
 /// The result over a set of examples.
@@ -33,13 +33,13 @@ pub struct Evaluation {
 impl Evaluation {
     /// Share of examples whose prediction is right.
     pub fn accuracy(&self) -> f64 {
-        let right = self.examples.iter().filter(|example| example.prediction == example.gold);
+        let right = self.examples.iter().filter(|example| example.golds.contains(&example.prediction));
         right.count() as f64 / self.examples.len() as f64
     }
 
     /// Mean negative log-likelihood over all tokens of the right answers, in nats.
     pub fn loss(&self) -> f64 {
-        let gold = self.examples.iter().flat_map(|example| &example.token_logprobs[example.gold]);
+        let gold = self.examples.iter().flat_map(|example| &example.token_logprobs[example.golds[0]]);
         let (sum, count) = gold.fold((0.0, 0usize), |(sum, count), &x| (sum - f64::from(x), count + 1));
         sum / count as f64
     }
@@ -64,7 +64,7 @@ pub fn evaluate(
         let nll: Vec<f32> = nll.into_data().iter::<f32>().collect();
         for (example, ranges) in now.iter().zip(ranges) {
             let logprobs = ranges.into_iter().map(|range| nll[range].iter().map(|x| -x).collect());
-            evaluation.examples.push(Scored::new(logprobs.collect(), example.gold));
+            evaluation.examples.push(Scored::new(logprobs.collect(), example.golds.clone()));
         }
         progress(evaluation.examples.len());
     }
@@ -84,7 +84,7 @@ fn batch_size(examples: &[EncodedExample]) -> usize {
 }
 
 impl Scored {
-    fn new(token_logprobs: Vec<Vec<f32>>, gold: usize) -> Self {
+    fn new(token_logprobs: Vec<Vec<f32>>, golds: Vec<usize>) -> Self {
         let mean = |tokens: &Vec<f32>| tokens.iter().map(|&x| f64::from(x)).sum::<f64>() / tokens.len() as f64;
         let scores: Vec<f64> = token_logprobs.iter().map(mean).collect();
         let mut prediction = 0;
@@ -93,7 +93,7 @@ impl Scored {
                 prediction = candidate;
             }
         }
-        Self { scores, token_logprobs, prediction, gold }
+        Self { scores, token_logprobs, prediction, golds }
     }
 }
 
@@ -103,13 +103,20 @@ mod tests {
 
     #[test]
     fn the_highest_mean_wins_and_ties_go_to_the_first() {
-        let scored = Scored::new(vec![vec![-2.0], vec![-1.0, -2.0], vec![-1.5]], 1);
+        let scored = Scored::new(vec![vec![-2.0], vec![-1.0, -2.0], vec![-1.5]], vec![1]);
         assert_eq!(scored.scores, [-2.0, -1.5, -1.5]);
         assert_eq!(scored.prediction, 1);
-        let wrong = Scored::new(vec![vec![-1.0], vec![-3.0, -5.0]], 1);
+        let wrong = Scored::new(vec![vec![-1.0], vec![-3.0, -5.0]], vec![1]);
         let evaluation = Evaluation { examples: vec![scored, wrong], tokens: 0 };
         assert_eq!(evaluation.accuracy(), 0.5);
         // The right answers' four tokens, not the mean of two means.
         assert_eq!(evaluation.loss(), (1.0 + 2.0 + 3.0 + 5.0) / 4.0);
+    }
+
+    #[test]
+    fn any_of_several_right_answers_counts_and_the_first_has_the_loss() {
+        let scored = Scored::new(vec![vec![-2.0], vec![-1.0], vec![-3.0]], vec![2, 1]);
+        let evaluation = Evaluation { examples: vec![scored], tokens: 0 };
+        assert_eq!((evaluation.accuracy(), evaluation.loss()), (1.0, 3.0));
     }
 }

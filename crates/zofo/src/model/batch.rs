@@ -135,7 +135,7 @@ mod tests {
     fn candidates_branch_from_what_they_share() {
         let example = EncodedExample {
             candidates: vec![candidate(&[1, 2, 3, 7], 1), candidate(&[1, 2, 3, 8, 9], 2)],
-            gold: 0,
+            golds: vec![0],
             line: 1,
         };
         let (batch, ranges) = Batch::candidates(&[example.clone(), example]);

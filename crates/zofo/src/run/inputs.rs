@@ -64,6 +64,7 @@ impl Inputs {
         let block = blocks::configured(&config.peft, &tokenizer)?;
         block.check(files.config())?;
         let task = Task::load(&config.data.task)?;
+        task.expect_classification("training")?;
         let train = Dataset::open(&config.data.dir, &task, DataSplit::Train)?;
         let held_out = Dataset::open(&config.data.dir, &task, DataSplit::Validation)?;
         let data = &config.data;
@@ -77,7 +78,7 @@ impl Inputs {
         let count = evaluation_count(held_out.examples.len(), data.eval_examples);
 
         let limits = files.config().limits().after(block.virtual_tokens());
-        let encoder = Encoder::new(&task, data.template, &tokenizer, limits)?;
+        let encoder = Encoder::new(&task, &data.template, &tokenizer, limits)?;
         let pick = |rows: &[usize]| encoder.encode(rows.iter().map(|&row| &train.examples[row]));
         let parts = [
             pick(&splits.inner)?,

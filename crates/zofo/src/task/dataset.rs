@@ -1,7 +1,6 @@
 //! Data files: `<folder>/<task>/{train,validation}.jsonl`, one JSON object a line, checked against
 //! the task.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +8,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::definition::{Field, FieldType, Task};
+use super::definition::Task;
 use super::error::TaskError;
+use super::row::{self, Fields, Gold, Mismatch, describe};
 
 /// The two files of a task's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +48,9 @@ pub struct Example {
     /// Its line there, from 1.
     pub line: usize,
     /// The fields that the task declares; what else the row has is dropped.
-    pub fields: BTreeMap<String, Value>,
-    /// Position of the right answer among the candidates.
-    pub gold: usize,
+    pub fields: Fields,
+    /// What is right.
+    pub gold: Gold,
 }
 
 /// The checked rows of one data file, in file order; never empty.
@@ -100,8 +100,8 @@ impl Dataset {
     ///
     /// # Errors
     /// A file that cannot be read or has no rows; with file and line: bytes that are not UTF-8, a
-    /// line that is not a JSON object, a missing field, a field of the wrong type, a label that is
-    /// not the position of a candidate.
+    /// line that is not a JSON object, a missing field, a field of the wrong type, a label that
+    /// stands for no candidate.
     pub fn read(path: &Path, task: &Task, split: DataSplit) -> Result<Self, TaskError> {
         let bytes = fs::read(path).map_err(|source| TaskError::ReadData { path: path.to_owned(), source })?;
         let path: Arc<Path> = path.into();
@@ -113,7 +113,8 @@ impl Dataset {
             .split(|&byte| byte == b'\n')
             .enumerate()
             .map(|(index, line)| {
-                parse_row(line, task)
+                parse_line(line)
+                    .and_then(|row| row::check(&row, task))
                     .map(|(fields, gold)| Example { source: path.clone(), line: index + 1, fields, gold })
                     .map_err(|Mismatch { expected, found }| TaskError::Row {
                         path: path.to_path_buf(),
@@ -127,95 +128,24 @@ impl Dataset {
     }
 }
 
-/// Why a line is refused; the caller adds the place.
-struct Mismatch {
-    expected: String,
-    found: String,
-}
-
-impl Mismatch {
-    fn new(expected: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { expected: expected.into(), found: found.into() }
-    }
-}
-
-fn parse_row(line: &[u8], task: &Task) -> Result<(BTreeMap<String, Value>, usize), Mismatch> {
+/// The JSON object of a line.
+fn parse_line(line: &[u8]) -> Result<Map<String, Value>, Mismatch> {
     let text = std::str::from_utf8(line).map_err(|error| {
         Mismatch::new("UTF-8 text", format!("an invalid byte at column {}", error.valid_up_to() + 1))
     })?;
     if text.trim().is_empty() {
         return Err(Mismatch::new("a JSON object", "an empty line"));
     }
-    let mut row = match serde_json::from_str(text) {
-        Ok(Value::Object(row)) => row,
-        Ok(other) => return Err(Mismatch::new("a JSON object", describe(&other))),
+    match serde_json::from_str(text) {
+        Ok(Value::Object(row)) => Ok(row),
+        Ok(other) => Err(Mismatch::new("a JSON object", describe(&other))),
         Err(error) => {
             // The parser counts lines within this one line; only its column says something.
             let message = error.to_string();
             let reason = message.split(" at line ").next().unwrap_or(&message);
             let found = format!("text that is not JSON: {reason} at column {}", error.column());
-            return Err(Mismatch::new("a JSON object", found));
+            Err(Mismatch::new("a JSON object", found))
         }
-    };
-    let gold = label(&row, task.label_field(), task.candidate_count())?;
-    let fields = task
-        .fields()
-        .iter()
-        .map(|(name, field)| Ok((name.clone(), take_field(&mut row, name, field)?)))
-        .collect::<Result<_, Mismatch>>()?;
-    Ok((fields, gold))
-}
-
-fn missing(row: &Map<String, Value>, expected: String) -> Mismatch {
-    let names: Vec<&str> = row.keys().map(String::as_str).collect();
-    let found = if names.is_empty() { "no fields".to_owned() } else { format!("only the fields {}", names.join(", ")) };
-    Mismatch::new(expected, found)
-}
-
-fn label(row: &Map<String, Value>, name: &str, candidates: usize) -> Result<usize, Mismatch> {
-    let expected = || format!("the label `{name}` to be an integer from 0 to {}", candidates - 1);
-    let value = row.get(name).ok_or_else(|| missing(row, expected()))?;
-    value
-        .as_u64()
-        .and_then(|label| usize::try_from(label).ok())
-        .filter(|label| *label < candidates)
-        .ok_or_else(|| Mismatch::new(expected(), describe(value)))
-}
-
-fn take_field(row: &mut Map<String, Value>, name: &str, field: &Field) -> Result<Value, Mismatch> {
-    let expected = || match field.kind {
-        FieldType::String if !field.one_of.is_empty() => {
-            format!("`{name}` to be one of \"{}\"", field.one_of.join("\", \""))
-        }
-        FieldType::String => format!("`{name}` to be a string"),
-        FieldType::Integer => format!("`{name}` to be an integer"),
-        FieldType::Boolean => format!("`{name}` to be true or false"),
-    };
-    let value = row.get(name).ok_or_else(|| missing(row, expected()))?;
-    let fits = match (field.kind, value) {
-        (FieldType::String, Value::String(text)) => field.one_of.is_empty() || field.one_of.contains(text),
-        (FieldType::Integer, Value::Number(number)) => number.is_i64() || number.is_u64(),
-        (FieldType::Boolean, Value::Bool(_)) => true,
-        _ => false,
-    };
-    // Cloned, not removed: a task may declare its label as a field too, and a later message lists
-    // the row's fields.
-    if fits { Ok(value.clone()) } else { Err(Mismatch::new(expected(), describe(value))) }
-}
-
-/// A JSON value in words, short enough for a message.
-fn describe(value: &Value) -> String {
-    const LONGEST: usize = 40;
-    match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(value) => format!("{value}"),
-        Value::Number(number) => format!("the number {number}"),
-        Value::String(text) if text.chars().count() > LONGEST => {
-            format!("the string \"{}…\"", text.chars().take(LONGEST).collect::<String>())
-        }
-        Value::String(text) => format!("the string \"{text}\""),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
     }
 }
 
@@ -244,7 +174,7 @@ mod tests {
     fn a_mark_crlf_and_blank_lines_at_the_end_are_tolerated() {
         let data = read("sst2", format!("\u{feff}{GOOD}\r\n{GOOD}\r\n\r\n \n")).unwrap();
         assert_eq!(data.examples.len(), 2);
-        assert_eq!((data.examples[1].line, data.examples[1].gold), (2, 1));
+        assert_eq!((data.examples[1].line, &data.examples[1].gold), (2, &Gold::Candidates(vec![1])));
         assert_eq!(data.examples[0].fields.keys().collect::<Vec<_>>(), ["sentence"]);
         assert_eq!(read("sst2", GOOD).unwrap().examples.len(), 1);
     }

@@ -1,102 +1,161 @@
-//! Task definitions: the TOML format, the built-in tasks, and loading one by name or path.
+//! Task files: their format, and loading one by name or path.
+//!
+//! A task file is TOML. What a user needs for two columns of texts and labels:
 //!
 //! ```toml
-//! name = "copa"                      # also the folder of its data
-//! description = "…"
-//! metric = "accuracy"
+//! name = "tickets"                   # also the folder of its data
+//! description = "What is a message to the help desk about?"
 //!
 //! [fields]                           # what every row must have, and of what type
-//! premise = { type = "string" }      # string | integer | boolean
-//! question = { type = "string", one_of = ["cause", "effect"] }
+//! text = "string"
 //!
 //! [label]
-//! field = "label"                    # an integer: position of the right answer in `candidates`
+//! field = "kind"                     # the column with the right answer
+//! values = ["bug", "question"]       # what stands for the first candidate, for the second, …
 //!
-//! [template.prompt]                  # at least one of `prompt` and `none`
-//! prompt = "{{ premise | stem }} because"
-//! candidates = [" {{ choice1 | lc }}", " {{ choice2 | lc }}"]
+//! [template.prompt]
+//! prompt = "{{ text | strip }}\nThis is a"
+//! candidates = [" bug", " question"]
 //! ```
 //!
-//! Templates are Jinja; an undefined name is an error. Besides the engine's own filters there are
-//! `strip`, `stem`, `lc`, `qmark` and `lower`, which do what prompts written in Python do.
+//! # Top level
+//!
+//! | Key | Meaning |
+//! | --- | --- |
+//! | `name` | a plain word; data is looked for in the folder of this name |
+//! | `description` | one sentence for people |
+//! | `kind` | `"classification"` (default): a model chooses among candidates by their likelihood. `"generation"`: it writes the answer |
+//! | `metric` | classification: `"accuracy"` (default) or `"macro-f1"`; generation: `"f1"` (default) or `"em"`. See [`Metric`] |
+//! | `candidates`, `candidate`, `answer` | as in a template, for all templates that have none of the three |
+//!
+//! # `[fields]`
+//!
+//! A field is a type (`"string"`, `"strings"` for a list of them, `"integer"`, `"boolean"`) or a table:
+//!
+//! | Key | Meaning |
+//! | --- | --- |
+//! | `type` | the type |
+//! | `from` | the column, if it is called otherwise, or a list of columns of which the first that a row has counts. A full stop leads into a column: `answers.text`, `output.0.answer` |
+//! | `one_of` | the only strings allowed |
+//! | `optional` | `true`: rows may lack it (or have null); templates then ask `{% if title is defined %}` |
+//!
+//! What a row has besides its declared fields and its label is dropped.
+//!
+//! # `[label]`
+//!
+//! | Key | Meaning |
+//! | --- | --- |
+//! | `field` | the column with the right answer, as `from` of a field |
+//! | `value` | instead of `field`: a template that computes the right answer, as text, from the declared fields |
+//! | `values` | what stands for each candidate, in their order: a string, an integer, `true` or `false`, or a list of alternatives. Without it: integers from 0 |
+//! | `names` | names of the classes for tables, in the order of the candidates. Default: `values` if they are strings |
+//! | `choices` | a field of type `"strings"` whose items make the candidates of a row. The label is then an item, a list of items (all count as right, the first is trained on), a position among them, or what `values` has for a position |
+//!
+//! Of a generation task the label is a text or a list of texts: all count as right, the first is trained on.
+//!
+//! ```toml
+//! # Rows as {"passage": …, "query": "@placeholder scored", "names": ["Ann", "Bob"], "right": ["Bob"]}
+//! [label]
+//! field = "right"
+//! choices = "names"
+//! [template.prompt]
+//! prompt = "{{ passage }}\n"
+//! candidate = "{{ query | fill(item) }}"
+//! ```
+//!
+//! # `[template.NAME]`
+//!
+//! Any number of templates with names of letters, digits, `-` and `_`. `prompt` is used unless another is named; by
+//! convention `none` is the row's text without words that ask for the answer, and `upstream` what was published where
+//! that looks like a mistake.
+//!
+//! | Key | Meaning |
+//! | --- | --- |
+//! | `prompt` | the text before the answer |
+//! | `candidates` | a list of texts that may follow it, in the order of the labels. A blank between prompt and answer belongs to the answer |
+//! | `candidate` | with `label.choices`: the text for one of its items, which it calls `item` |
+//! | `answer` | generation: the text to train on, in which the right answer is called `answer` |
+//! | `null` | the prompt of surface-form calibration, which says nothing of the row. Default: empty |
+//! | `identical_candidates` | `true`: candidates may be alike. Otherwise that is an error, in the file or for a row |
+//!
+//! All are [Jinja](https://docs.rs/minijinja/latest/minijinja/syntax/) templates over the declared fields; an undefined
+//! name is an error. Besides the engine's filters there are these, which do what prompts written in Python do:
+//!
+//! | Filter | Meaning |
+//! | --- | --- |
+//! | `strip` | without white space at both ends |
+//! | `stem` | without white space at the right end and without one full stop there |
+//! | `lc` | the first word in lower case, unless it is `I` |
+//! | `lower` | all in lower case |
+//! | `qmark` | ends in a question mark, begins with a capital |
+//! | `bullets` | every `@highlight` line becomes the beginning of a list item, `- ` |
+//! | `fill(text)` | `text` in place of every `@placeholder` |
+//! | `before(mark)`, `after(mark)` | what stands left or right of `mark`, which must occur exactly once |
+//!
+//! # `[generation]`
+//!
+//! | Key | Meaning |
+//! | --- | --- |
+//! | `stop` | texts that end an answer and are not part of it. Default: none but the model's end of text |
+//! | `max_new_tokens` | the longest answer. Default: 50 |
+//!
+//! ```toml
+//! # Rows as {"question": …, "answers": {"text": ["in 1066", "1066"]}}; kind = "generation" at the top
+//! [label]
+//! field = "answers.text"
+//! [generation]
+//! stop = ["\n"]
+//! [template.prompt]
+//! prompt = "Question: {{ question | strip }}\nAnswer:"
+//! answer = " {{ answer }}\n"
+//! ```
+//!
+//! # `[source]`
+//!
+//! Where the data set is on the Hugging Face hub: `hub` (its id), `config` (its configuration, if it has several) and
+//! `splits = { train = "train", validation = "validation" }`, where rows may be cut and joined:
+//! `"train[:2000]"`, `"train[2000:]"`, `"train+validation"`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
+use super::builtin::BUILTIN;
 use super::error::TaskError;
-use super::template::{Template, TemplateName, TemplateSource};
+use super::label::Label;
+use super::metric::Metric;
+use super::source::Source;
+use super::template::{Template, TemplateName};
+use file::TaskFile;
+pub use file::{Field, FieldType, Generation, Kind};
 
-/// The tasks that are part of the program: name and definition.
-const BUILTIN: [(&str, &str); 3] = [
-    ("copa", include_str!("builtin/copa.toml")),
-    ("movie-reviews", include_str!("builtin/movie-reviews.toml")),
-    ("sst2", include_str!("builtin/sst2.toml")),
-];
-
-/// How predictions are turned into one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Metric {
-    /// The share of examples whose gold candidate has the highest score.
-    Accuracy,
-}
-
-/// The JSON type of a field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FieldType {
-    /// A JSON string.
-    String,
-    /// A JSON number without a fraction.
-    Integer,
-    /// `true` or `false`.
-    Boolean,
-}
-
-/// What a task requires of a field.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Field {
-    /// Its type.
-    #[serde(rename = "type")]
-    pub kind: FieldType,
-    /// If not empty, the only strings allowed.
-    #[serde(default)]
-    pub one_of: Vec<String>,
-}
-
-/// Where the right answer is.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Label {
-    field: String,
-}
-
-/// A task file, before its templates are compiled.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TaskFile {
-    name: String,
-    description: String,
-    metric: Metric,
-    fields: BTreeMap<String, Field>,
-    label: Label,
-    template: BTreeMap<TemplateName, TemplateSource>,
-}
+mod check;
+pub(super) mod file;
 
 /// A task: the fields of its rows, its templates, its metric.
-#[derive(Debug)]
 pub struct Task {
     name: String,
     description: String,
+    kind: Kind,
     metric: Metric,
+    source: Option<Source>,
+    generation: Option<Generation>,
     fields: BTreeMap<String, Field>,
-    label_field: String,
-    candidates: usize,
+    label: Label,
+    classes: Vec<String>,
     templates: BTreeMap<TemplateName, Template>,
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Task")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .field("templates", &self.templates)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Task {
@@ -130,53 +189,46 @@ impl Task {
     /// Parses a task file. `origin` is what messages call it.
     ///
     /// # Errors
-    /// TOML that does not parse, unknown or missing keys, a template without two candidates or with
-    /// another number than its sibling, a template that does not compile or mentions an undeclared
-    /// field.
+    /// TOML that does not parse, unknown or missing keys, sections that contradict each other, templates with different
+    /// numbers of candidates, a template that does not compile or mentions an undeclared field.
     pub fn parse(text: &str, origin: &str) -> Result<Self, TaskError> {
         let invalid = |reason: String| TaskError::Definition { origin: origin.to_owned(), reason };
         let file: TaskFile = toml::from_str(text).map_err(|error| invalid(error.to_string().trim_end().to_owned()))?;
+        check::name(&file.name).map_err(invalid)?;
+        check::fields(&file.fields).map_err(invalid)?;
+        check::kind(&file).map_err(invalid)?;
 
-        // The name is also the name of a folder.
-        if file.name.is_empty() || file.name.contains(['/', '\\']) || file.name.starts_with('.') {
-            return Err(invalid(format!(
-                "`name` must be a plain word, without slashes and not beginning with a full stop; found \"{}\"",
-                file.name
-            )));
-        }
-        for (name, field) in &file.fields {
-            if field.kind != FieldType::String && !field.one_of.is_empty() {
-                return Err(invalid(format!("field `{name}`: `one_of` is for fields of type \"string\"")));
+        let choices = file.label.choices.as_deref();
+        let mut templates = BTreeMap::new();
+        for (name, mut source) in file.template {
+            if source.candidates.is_none() && source.candidate.is_none() && source.answer.is_none() {
+                source.candidates.clone_from(&file.candidates);
+                source.candidate.clone_from(&file.candidate);
+                source.answer.clone_from(&file.answer);
             }
-        }
-        let mut candidates = None;
-        for (name, template) in &file.template {
-            let count = template.candidates.len();
-            if count < 2 {
-                return Err(invalid(format!("template \"{name}\": expected at least 2 candidates, found {count}")));
-            }
-            let expected = *candidates.get_or_insert(count);
-            if count != expected {
+            if source.answer.is_some() != (file.kind == Kind::Generation) {
                 return Err(invalid(format!(
-                    "template \"{name}\" has {count} candidates, another has {expected}; labels need one number"
+                    "template \"{name}\": `answer` and kind = \"generation\" go together; classification has `candidates` \
+                     or `candidate`"
                 )));
             }
+            let template = Template::compile(&file.name, &name, source, &file.fields, choices)?;
+            templates.insert(name, template);
         }
-        let candidates = candidates.ok_or_else(|| {
-            invalid("expected a section [template.prompt] or [template.none], found neither".to_owned())
-        })?;
-        let templates = file
-            .template
-            .into_iter()
-            .map(|(name, source)| Ok((name, Template::compile(&file.name, name, source, &file.fields)?)))
-            .collect::<Result<_, TaskError>>()?;
+        let candidates = check::candidate_count(&templates).map_err(invalid)?;
+        let metric = check::metric(file.metric, file.kind, candidates).map_err(invalid)?;
+        let classes = check::classes(&file.label, candidates).map_err(invalid)?;
+        let computed = check::label_value(&file.label, &file.fields).map_err(invalid)?;
         Ok(Self {
+            label: Label::new(file.label, candidates, computed),
             name: file.name,
             description: file.description,
-            metric: file.metric,
+            kind: file.kind,
+            metric,
+            source: file.source,
+            generation: (file.kind == Kind::Generation).then(|| file.generation.unwrap_or_default()),
             fields: file.fields,
-            label_field: file.label.field,
-            candidates,
+            classes,
             templates,
         })
     }
@@ -191,9 +243,35 @@ impl Task {
         &self.description
     }
 
+    /// What a model is asked for.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Refuses a task of another kind than classification.
+    ///
+    /// # Errors
+    /// [`TaskError::NotClassification`], which names the `purpose`.
+    pub fn expect_classification(&self, purpose: &'static str) -> Result<(), TaskError> {
+        match self.kind {
+            Kind::Classification => Ok(()),
+            Kind::Generation => Err(TaskError::NotClassification { task: self.name.clone(), purpose }),
+        }
+    }
+
     /// How predictions are scored.
     pub fn metric(&self) -> Metric {
         self.metric
+    }
+
+    /// Where its data set is on the hub, if that is known.
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_ref()
+    }
+
+    /// How answers are generated; `None` for classification.
+    pub fn generation(&self) -> Option<&Generation> {
+        self.generation.as_ref()
     }
 
     /// The fields that every row must have.
@@ -201,107 +279,43 @@ impl Task {
         &self.fields
     }
 
-    /// The field that holds the position of the right answer.
-    pub fn label_field(&self) -> &str {
-        &self.label_field
+    /// Where a row says what is right, for people.
+    pub fn label_place(&self) -> String {
+        self.label.place()
     }
 
-    /// Number of candidate answers of an example.
-    pub fn candidate_count(&self) -> usize {
-        self.candidates
+    pub(super) fn label(&self) -> &Label {
+        &self.label
+    }
+
+    /// Names of the classes in the order of the candidates; empty if candidates differ from row to row or answers are
+    /// generated.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Number of candidate answers of every example; `None` if it differs from row to row or answers are generated.
+    pub fn candidate_count(&self) -> Option<usize> {
+        (!self.classes.is_empty()).then_some(self.classes.len())
+    }
+
+    /// The templates, by name.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        self.templates.values()
     }
 
     /// The template of a name.
     ///
     /// # Errors
     /// [`TaskError::NoTemplate`] if the task file does not define it.
-    pub fn template(&self, name: TemplateName) -> Result<&Template, TaskError> {
-        self.templates.get(&name).ok_or_else(|| TaskError::NoTemplate {
+    pub fn template(&self, name: &TemplateName) -> Result<&Template, TaskError> {
+        self.templates.get(name).ok_or_else(|| TaskError::NoTemplate {
             task: self.name.clone(),
-            wanted: name,
+            wanted: name.clone(),
             defined: self.templates.keys().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINE: &str = r#"
-        name = "mine"
-        description = "d"
-        metric = "accuracy"
-        [fields]
-        text = { type = "string" }
-        [label]
-        field = "gold"
-        [template.none]
-        prompt = "{{ text }}"
-        candidates = [" a", " b", " c"]
-    "#;
-
-    fn error(text: &str) -> String {
-        Task::parse(text, "mine.toml").unwrap_err().to_string()
-    }
-
-    #[test]
-    fn every_built_in_task_has_both_templates_and_its_own_name() {
-        for name in Task::builtin_names() {
-            let task = Task::load(name).unwrap();
-            assert_eq!(task.name(), name);
-            assert_eq!(task.candidate_count(), 2);
-            for template in TemplateName::ALL {
-                assert_eq!(task.template(template).unwrap().candidate_count(), 2);
-            }
-        }
-        assert!(Task::builtin_names().is_sorted());
-    }
-
-    #[test]
-    fn a_task_file_is_loaded_by_path() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mine.toml");
-        fs::write(&path, MINE).unwrap();
-        let task = Task::load(path.to_str().unwrap()).unwrap();
-        assert_eq!((task.label_field(), task.candidate_count(), task.metric()), ("gold", 3, Metric::Accuracy));
-        let message = task.template(TemplateName::Prompt).unwrap_err().to_string();
-        assert_eq!(message, "task \"mine\" has no template \"prompt\"; it has: none");
-        let missing = folder.path().join("other.toml");
-        let message = Task::load(missing.to_str().unwrap()).unwrap_err().to_string();
-        assert!(message.contains("other.toml"), "{message}");
-    }
-
-    #[test]
-    fn an_unknown_name_gets_the_nearest_one() {
-        let message = Task::load("sst-2").unwrap_err().to_string();
-        assert!(message.contains("did you mean \"sst2\""), "{message}");
-        assert!(message.contains("copa, movie-reviews, sst2"), "{message}");
-    }
-
-    #[test]
-    fn a_faulty_file_is_refused_with_its_place() {
-        let message = error(&MINE.replace("metric =", "metrik ="));
-        assert!(message.starts_with("mine.toml: ") && message.contains("metrik"), "{message}");
-        assert!(message.contains("line 4"), "{message}");
-        let message = error(&MINE.replace("\"accuracy\"", "\"bleu\""));
-        assert!(message.contains("bleu") && message.contains("accuracy"), "{message}");
-        let message = error(&MINE.replace("[\" a\", \" b\", \" c\"]", "[\" a\"]"));
-        assert!(message.contains("at least 2 candidates, found 1"), "{message}");
-        let message = error(&MINE.replace("[template.none]", "[template.zero]"));
-        assert!(message.contains("zero"), "{message}");
-        let message = error(&MINE.replace("name = \"mine\"", "name = \"../x\""));
-        assert!(message.contains("plain word"), "{message}");
-        let two = format!("{MINE}\n[template.prompt]\nprompt = \"{{{{ text }}}}\"\ncandidates = [\"a\", \"b\"]\n");
-        let message = error(&two);
-        assert!(message.contains("has 3 candidates, another has 2"), "{message}");
-        let message = error(&MINE.replace("{ type = \"string\" }", "{ type = \"integer\", one_of = [\"a\"] }"));
-        assert!(message.contains("field `text`: `one_of`"), "{message}");
-    }
-
-    #[test]
-    fn the_label_is_not_a_field_of_the_template() {
-        let message = error(&MINE.replace("{{ text }}", "{{ gold }}"));
-        assert!(message.contains("unknown field `gold`"), "{message}");
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use tokenizers::Tokenizer;
 use super::dataset::Example;
 use super::definition::Task;
 use super::error::TaskError;
+use super::row::Gold;
 use super::template::{Template, TemplateName};
 
 /// Prompt and answer of one candidate, as tokens.
@@ -30,10 +31,10 @@ impl EncodedCandidate {
 /// All candidates of one example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedExample {
-    /// In label order; at least two.
+    /// In label order, at least two; of a generation task one, which is the answer that is trained on.
     pub candidates: Vec<EncodedCandidate>,
-    /// Position of the right one.
-    pub gold: usize,
+    /// Positions of the right ones; at least one. Any of them is a correct prediction, the first is trained on.
+    pub golds: Vec<usize>,
     /// Line of the row in its file, from 1.
     pub line: usize,
 }
@@ -55,9 +56,14 @@ impl EncodedExample {
         })
     }
 
+    /// Position of the right answer that is trained on.
+    pub fn gold(&self) -> usize {
+        self.golds[0]
+    }
+
     /// The candidate with the right answer: what is trained on.
     pub fn gold_row(&self) -> &EncodedCandidate {
-        &self.candidates[self.gold]
+        &self.candidates[self.gold()]
     }
 }
 
@@ -172,7 +178,7 @@ impl<'a> Encoder<'a> {
     /// [`TaskError::NoTemplate`]; [`TaskError::Tokenizer`] if the tokenizer fails on a plain word.
     pub fn new(
         task: &'a Task,
-        template: TemplateName,
+        template: &TemplateName,
         tokenizer: &'a Tokenizer,
         limits: ModelLimits,
     ) -> Result<Self, TaskError> {
@@ -244,7 +250,11 @@ impl<'a> Encoder<'a> {
         }
         let longest = candidates.iter().map(|candidate| candidate.ids.len()).max().unwrap_or_default();
         self.truncate(&mut candidates, prompt_tokens, example)?;
-        Ok((EncodedExample { candidates, gold: example.gold, line: example.line }, longest))
+        let golds = match &example.gold {
+            Gold::Candidates(golds) => golds.clone(),
+            Gold::Answers(_) => vec![0],
+        };
+        Ok((EncodedExample { candidates, golds, line: example.line }, longest))
     }
 
     /// Cuts the left of the prompt of all candidates by what the longest has too much.

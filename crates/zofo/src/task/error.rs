@@ -1,5 +1,6 @@
 //! What can go wrong between a task's name and its token sequences.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -8,6 +9,24 @@ use thiserror::Error;
 use super::dataset::DataSplit;
 use super::encode::ForeignToken;
 use super::template::TemplateName;
+
+/// A template of a task, or one of its texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplatePart {
+    /// Name of the task.
+    pub task: String,
+    /// Name of the template.
+    pub template: TemplateName,
+    /// The prompt, or which candidate; `None` for the whole.
+    pub part: Option<String>,
+}
+
+impl fmt::Display for TemplatePart {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "task \"{}\", template \"{}\"", self.task, self.template)?;
+        self.part.iter().try_for_each(|part| write!(formatter, ", {part}"))
+    }
+}
 
 /// An error of a task definition, of its data, or of their encoding.
 #[derive(Debug, Error)]
@@ -46,27 +65,28 @@ pub enum TaskError {
     },
 
     /// A template of the task file does not parse.
-    #[error("task \"{task}\", template \"{template}\", {part}: {reason}")]
+    #[error("{place}: {reason}")]
     TemplateSyntax {
-        /// Name of the task.
-        task: String,
-        /// Which template.
-        template: TemplateName,
-        /// The prompt, or which candidate.
-        part: String,
+        /// Which part of which template.
+        place: Box<TemplatePart>,
         /// What the template engine says.
         reason: String,
     },
 
-    /// A template mentions a field that the task does not declare.
-    #[error("task \"{task}\", template \"{template}\", {part}: unknown field `{field}`; the task declares: {known}")]
-    UnknownField {
-        /// Name of the task.
-        task: String,
+    /// A template contradicts itself or its task.
+    #[error("{place}: {reason}")]
+    Template {
         /// Which template.
-        template: TemplateName,
-        /// The prompt, or which candidate.
-        part: String,
+        place: Box<TemplatePart>,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// A template mentions a field that the task does not declare.
+    #[error("{place}: unknown field `{field}`; the task declares: {known}")]
+    UnknownField {
+        /// Which part of which template.
+        place: Box<TemplatePart>,
         /// The undeclared name.
         field: String,
         /// The declared names, joined.
@@ -85,20 +105,56 @@ pub enum TaskError {
     },
 
     /// A template cannot be rendered for a row.
-    #[error("{}:{line}: task \"{task}\", template \"{template}\", {part}: {reason}", .path.display())]
+    #[error("{}:{line}: {place}: {reason}", .path.display())]
     Render {
         /// File of the row.
         path: PathBuf,
         /// Line of the row, from 1.
         line: usize,
-        /// Name of the task.
-        task: String,
-        /// Which template.
-        template: TemplateName,
-        /// The prompt, or which candidate.
-        part: String,
+        /// Which part of which template.
+        place: Box<TemplatePart>,
         /// What the template engine says.
         reason: String,
+    },
+
+    /// A candidate or an answer has no text.
+    #[error("{}:{line}: {place}: the answer is empty", .path.display())]
+    EmptyAnswer {
+        /// File of the row.
+        path: PathBuf,
+        /// Line of the row, from 1.
+        line: usize,
+        /// Which part of which template.
+        place: Box<TemplatePart>,
+    },
+
+    /// Two candidates of a row are one text, so that the second could never be chosen.
+    #[error("{}:{line}: {place}: candidates {first} and {second} are alike: {text:?}", .path.display())]
+    IdenticalCandidates {
+        /// File of the row.
+        path: PathBuf,
+        /// Line of the row, from 1.
+        line: usize,
+        /// Which template.
+        place: Box<TemplatePart>,
+        /// Position of the earlier one, from 0.
+        first: usize,
+        /// Position of the later one.
+        second: usize,
+        /// The text of both.
+        text: String,
+    },
+
+    /// The task asks for generated text, where candidates are needed.
+    #[error(
+        "task \"{task}\" is of kind \"generation\": its answers are written, not chosen, and {purpose} is only for \
+         tasks of kind \"classification\" yet"
+    )]
+    NotClassification {
+        /// Name of the task.
+        task: String,
+        /// What it was to be used for.
+        purpose: &'static str,
     },
 
     /// Neither the data folder nor a folder of the task's name in it holds data.

@@ -3,9 +3,10 @@
 //! They mean what Python's string methods mean, because published prompts were written with those:
 //! white space is what `str.isspace` calls so, and case mapping is full Unicode mapping.
 
-use minijinja::Environment;
+use minijinja::{Environment, Error, ErrorKind};
 
-/// Adds the filters to a template environment: `strip`, `stem`, `lc`, `qmark`, `lower`.
+/// Adds the filters to a template environment: `strip`, `stem`, `lc`, `qmark`, `lower`, `bullets`, `fill`, `before`,
+/// `after`.
 ///
 /// Every one takes a string and fails on anything else, where the engine's own filters would
 /// convert silently.
@@ -15,11 +16,27 @@ pub(super) fn register(environment: &mut Environment<'_>) {
     environment.add_filter("lc", lower_first_word);
     environment.add_filter("qmark", question);
     environment.add_filter("lower", |text: &str| text.to_lowercase());
+    environment.add_filter("bullets", |text: &str| text.replace("@highlight\n", "- "));
+    environment.add_filter("fill", |text: &str, filling: &str| text.replace("@placeholder", filling));
+    environment.add_filter("before", |text: &str, mark: &str| cut(text, mark).map(|(before, _)| before.to_owned()));
+    environment.add_filter("after", |text: &str, mark: &str| cut(text, mark).map(|(_, after)| after.to_owned()));
+}
+
+/// What stands left and right of the only `mark`.
+fn cut<'t>(text: &'t str, mark: &str) -> Result<(&'t str, &'t str), Error> {
+    match text.split_once(mark) {
+        Some((before, after)) if !mark.is_empty() && !after.contains(mark) => Ok((before, after)),
+        _ => {
+            let found = text.matches(mark).count();
+            let reason = format!("expected the text to have {mark:?} exactly once, found it {found} times");
+            Err(Error::new(ErrorKind::InvalidOperation, reason))
+        }
+    }
 }
 
 /// White space as Python's `str.isspace` has it: Unicode's, and the four ASCII separators U+001C to
 /// U+001F.
-fn is_space(character: char) -> bool {
+pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }
 
@@ -85,6 +102,25 @@ mod tests {
         assert_eq!(lower_first_word("Rain"), "rain");
         // The first piece of a text that begins with a blank is empty, so nothing changes.
         assert_eq!(lower_first_word(" The grass"), " The grass");
+    }
+
+    #[test]
+    fn a_text_is_cut_at_its_only_mark() {
+        assert_eq!(cut("Ann saw _'s dog.", "_").unwrap(), ("Ann saw ", "'s dog."));
+        for (text, found) in [("no gap", 0), ("_ and _", 2)] {
+            let message = cut(text, "_").unwrap_err().to_string();
+            assert!(message.contains(&format!("\"_\" exactly once, found it {found} times")), "{message}");
+        }
+    }
+
+    #[test]
+    fn marks_of_a_cloze_passage_are_replaced_everywhere() {
+        let mut environment = Environment::new();
+        register(&mut environment);
+        let render = |source: &str| environment.render_str(source, ()).unwrap();
+        assert_eq!(render("{{ 'a\n@highlight\nb\n@highlight\nc' | bullets }}"), "a\n- b\n- c");
+        assert_eq!(render("{{ '@placeholder of @placeholder' | fill('X') }}"), "X of X");
+        assert_eq!(render("{{ 'a_b' | before('_') }}{{ 'a_b' | after('_') }}"), "ab");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Tasks: how a row of data becomes a prompt, its candidate answers, and token sequences.
 //!
-//! A task is data, not code: one TOML file (see [`Task`]). From a file of rows to batches there are
+//! A task is data, not code: one TOML file (its format: [`definition`]). From a file of rows to batches there are
 //! four stages, each a type of this module:
 //!
 //! 1. [`Dataset`] reads `train.jsonl` or `validation.jsonl` and checks every row against the task;
@@ -10,23 +10,32 @@
 //! 4. [`BatchSampler`] draws batches from a part, epoch after epoch, and can be put back to where
 //!    it was.
 
+mod builtin;
 mod dataset;
-mod definition;
+pub mod definition;
 mod encode;
+mod engine;
 mod error;
 mod filters;
+mod label;
+pub mod metric;
+mod row;
 mod sampler;
 mod shuffle;
+mod source;
 mod split;
 mod template;
 
 pub use dataset::{DataSplit, Dataset, Example, locate};
-pub use definition::{Field, FieldType, Metric, Task};
+pub use definition::{Field, FieldType, Generation, Kind, Task};
 pub use encode::{
     Encoded, EncodedCandidate, EncodedExample, Encoder, ForeignToken, ModelLimits, TruncationReport, check_vocabulary,
 };
-pub use error::TaskError;
+pub use error::{TaskError, TemplatePart};
+pub use metric::Metric;
+pub use row::{Fields, Gold};
 pub use sampler::{BatchSampler, Cursor};
 pub use shuffle::{SplitMix64, permutation};
+pub use source::{Source, SourceSplits, SplitPart, SplitRows};
 pub use split::{Splits, evaluation_count};
 pub use template::{Rendered, Template, TemplateName};

@@ -1,57 +1,70 @@
 //! A template: from a row to the text of a prompt and of each candidate answer.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::str::FromStr;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::dataset::Example;
 use super::definition::Field;
-use super::error::TaskError;
-use super::filters;
+use super::definition::file::TemplateSource;
+use super::engine::{Engine, Fault};
+use super::error::{TaskError, TemplatePart};
+use super::filters::is_space;
+use super::row::Gold;
 
-/// Which of a task's templates is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TemplateName {
-    /// The row's text with words that ask for the answer.
-    #[default]
-    Prompt,
-    /// The row's text alone: no prompt.
-    None,
-}
+/// The name of one of a task's templates: letters, digits, `-` and `_`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TemplateName(Cow<'static, str>);
 
 impl TemplateName {
-    /// Every name, in the order of documentation.
-    pub const ALL: [TemplateName; 2] = [TemplateName::Prompt, TemplateName::None];
+    /// The row's text with words that ask for the answer: the one that is used unless another is named.
+    pub const PROMPT: Self = Self(Cow::Borrowed("prompt"));
+    /// The row's text alone: no prompt.
+    pub const NONE: Self = Self(Cow::Borrowed("none"));
+    /// As published, where that differs from [`TemplateName::PROMPT`] by what looks like a mistake.
+    pub const UPSTREAM: Self = Self(Cow::Borrowed("upstream"));
 
     /// The name as task and configuration files write it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            TemplateName::Prompt => "prompt",
-            TemplateName::None => "none",
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for TemplateName {
+    fn default() -> Self {
+        Self::PROMPT
+    }
+}
+
+impl FromStr for TemplateName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        name.to_owned().try_into()
+    }
+}
+
+impl TryFrom<String> for TemplateName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let plain = |character: char| character.is_alphanumeric() || "-_".contains(character);
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(format!("\"{name}\" is no name of a template: expected letters, digits, - and _"));
         }
+        Ok(Self(Cow::Owned(name)))
     }
 }
 
 impl fmt::Display for TemplateName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
+        formatter.write_str(&self.0)
     }
-}
-
-/// The source of a template, as a task file has it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct TemplateSource {
-    /// Jinja source of the prompt.
-    pub(super) prompt: String,
-    /// Jinja sources of the candidate answers, in label order. A blank that separates an answer
-    /// from the prompt belongs to it.
-    pub(super) candidates: Vec<String>,
 }
 
 /// The texts of one example, ready to be tokenised.
@@ -59,254 +72,252 @@ pub(super) struct TemplateSource {
 pub struct Rendered {
     /// The prompt without an answer.
     pub prompt: String,
-    /// The whole text, prompt and answer, of each candidate in label order.
+    /// The whole text, prompt and answer, of each candidate in label order; of a generation task, that of the answer
+    /// that is trained on.
     pub verbalized: Vec<String>,
+}
+
+/// Where the answers come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Form {
+    /// Their number is the template's.
+    Fixed(usize),
+    /// One for every item of this list field.
+    PerItem(String),
+    /// From the row's gold answers.
+    Generated,
 }
 
 /// A compiled template.
 pub struct Template {
-    task: String,
-    name: TemplateName,
-    environment: Environment<'static>,
-    candidates: usize,
+    /// Task and name.
+    whole: TemplatePart,
+    engine: Engine,
+    form: Form,
+    identical_candidates: bool,
 }
 
 impl fmt::Debug for Template {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Template")
-            .field("task", &self.task)
-            .field("name", &self.name)
-            .field("candidates", &self.candidates)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Template").field("whole", &self.whole).field("form", &self.form).finish_non_exhaustive()
     }
 }
 
-/// The name under which the prompt is kept in a template's environment, and which messages use.
+/// Names of the parts, which messages use too.
 const PROMPT: &str = "prompt";
+const NULL: &str = "null";
+/// Also a variable: the item of the list, and the answer.
+const CANDIDATE: &str = "candidate";
+const ANSWER: &str = "answer";
+const ITEM: &str = "item";
 
-/// As [`PROMPT`], for a candidate.
+/// As [`PROMPT`], for one of several candidates.
 fn candidate_part(index: usize) -> String {
     format!("candidate {index}")
 }
 
 impl Template {
-    /// Compiles a template and checks that it mentions declared fields only.
+    /// Compiles a template and checks that it mentions declared fields only. `choices` is the list field of which every
+    /// item makes a candidate.
     ///
     /// # Errors
-    /// [`TaskError::TemplateSyntax`] and [`TaskError::UnknownField`].
+    /// [`TaskError::TemplateSyntax`], [`TaskError::UnknownField`] and [`TaskError::Template`].
     pub(super) fn compile(
         task: &str,
-        name: TemplateName,
+        name: &TemplateName,
         source: TemplateSource,
         fields: &BTreeMap<String, Field>,
+        choices: Option<&str>,
     ) -> Result<Self, TaskError> {
-        let syntax_error = |part: &str, error: minijinja::Error| TaskError::TemplateSyntax {
-            task: task.to_owned(),
-            template: name,
-            part: part.to_owned(),
-            reason: error.to_string(),
-        };
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // Model input is plain text, whatever a template is called.
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        // Jinja drops a final line feed; in a prompt it is a token.
-        let syntax =
-            SyntaxConfig::builder().keep_trailing_newline(true).build().map_err(|error| syntax_error(PROMPT, error))?;
-        environment.set_syntax(syntax);
-        filters::register(&mut environment);
-
-        let globals: BTreeSet<String> = environment.globals().map(|(name, _)| name.to_owned()).collect();
-        let candidates = source.candidates.len();
-        let parts = std::iter::once((PROMPT.to_owned(), source.prompt))
-            .chain(source.candidates.into_iter().enumerate().map(|(index, text)| (candidate_part(index), text)));
-        for (part, text) in parts {
-            environment.add_template_owned(part.clone(), text).map_err(|error| syntax_error(&part, error))?;
-            let used = environment
-                .get_template(&part)
-                .map_err(|error| syntax_error(&part, error))?
-                .undeclared_variables(false);
-            // The smallest, so that the message does not depend on the order of a hash set.
-            let unknown =
-                used.into_iter().filter(|variable| !fields.contains_key(variable) && !globals.contains(variable)).min();
-            if let Some(field) = unknown {
-                return Err(TaskError::UnknownField {
-                    task: task.to_owned(),
-                    template: name,
-                    part,
-                    field,
-                    known: fields.keys().cloned().collect::<Vec<_>>().join(", "),
-                });
+        let whole = TemplatePart { task: task.to_owned(), template: name.clone(), part: None };
+        let invalid = |reason: String| TaskError::Template { place: Box::new(whole.clone()), reason };
+        let (form, answers, variable) = match (source.candidates, source.candidate, source.answer, choices) {
+            (Some(candidates), None, None, None) => {
+                check_candidates(&candidates, source.identical_candidates).map_err(invalid)?;
+                let parts = candidates.into_iter().enumerate().map(|(index, text)| (candidate_part(index), text));
+                let parts: Vec<(String, String)> = parts.collect();
+                (Form::Fixed(parts.len()), parts, None)
             }
+            (None, Some(text), None, Some(list)) => {
+                (Form::PerItem(list.to_owned()), vec![(CANDIDATE.to_owned(), text)], Some(ITEM))
+            }
+            (None, None, Some(text), None) => (Form::Generated, vec![(ANSWER.to_owned(), text)], Some(ANSWER)),
+            _ => {
+                return Err(invalid(
+                    "expected one of `candidates` (a list of texts), `candidate` (a text for each item of the list that \
+                     `label.choices` names) and `answer` (the text that a generation task trains on)"
+                        .to_owned(),
+                ));
+            }
+        };
+        if let Some(variable) = variable.filter(|variable| fields.contains_key(*variable)) {
+            return Err(invalid(format!(
+                "`{variable}` stands for the {} here; declare the field under another name, with `from = \"{variable}\"`",
+                if variable == ITEM { "item that makes a candidate" } else { "right answer" }
+            )));
         }
-        Ok(Self { task: task.to_owned(), name, environment, candidates })
+        if form == Form::Generated && source.null.is_some() {
+            return Err(invalid("`null` serves to compare candidates; a generation task has none".to_owned()));
+        }
+        let declared: BTreeSet<&str> = fields.keys().map(String::as_str).collect();
+        let with_variable: BTreeSet<&str> = declared.iter().copied().chain(variable).collect();
+        let mut engine = Engine::new().map_err(|fault| located(fault, whole.at(PROMPT), &declared))?;
+        let mut add = |part: &str, text: String, known: &BTreeSet<&str>| {
+            engine.add(part, text, known).map_err(|fault| located(fault, whole.at(part), known))
+        };
+        add(PROMPT, source.prompt, &declared)?;
+        add(NULL, source.null.unwrap_or_default(), &declared)?;
+        for (part, text) in answers {
+            add(&part, text, &with_variable)?;
+        }
+        let identical_candidates = source.identical_candidates;
+        Ok(Self { whole, engine, form, identical_candidates })
     }
 
-    /// Number of candidate answers.
-    pub fn candidate_count(&self) -> usize {
-        self.candidates
+    /// Its name.
+    pub fn name(&self) -> &TemplateName {
+        &self.whole.template
+    }
+
+    /// Number of candidate answers; `None` if it differs from row to row, or answers are generated.
+    pub fn candidate_count(&self) -> Option<usize> {
+        match self.form {
+            Form::Fixed(count) => Some(count),
+            Form::PerItem(_) | Form::Generated => None,
+        }
     }
 
     /// Renders an example.
     ///
-    /// The text of a candidate is the prompt followed by the answer. Every text then loses blanks
-    /// (U+0020 only) at both ends; line feeds stay. Trimming comes after joining, so that a blank
+    /// The text of a candidate is the prompt followed by the answer. Every text then loses white space at its left end,
+    /// and blanks (U+0020 only) at its right end, where line feeds stay. Trimming comes after joining, so that a blank
     /// between prompt and answer survives wherever the template puts it.
     ///
     /// # Errors
-    /// [`TaskError::Render`] with the file and line of the row.
+    /// With file and line of the row: [`TaskError::Render`], an answer without text ([`TaskError::EmptyAnswer`]),
+    /// candidates that are alike ([`TaskError::IdenticalCandidates`]).
     pub fn render(&self, example: &Example) -> Result<Rendered, TaskError> {
-        let context = Value::from(Serde(&example.fields));
-        let render = |part: &str| {
-            self.environment.get_template(part).and_then(|template| template.render(&context)).map_err(|error| {
-                TaskError::Render {
-                    path: example.source.to_path_buf(),
-                    line: example.line,
-                    task: self.task.clone(),
-                    template: self.name,
-                    part: part.to_owned(),
-                    reason: error.to_string(),
-                }
-            })
-        };
-        let prompt = render(PROMPT)?;
-        let verbalized = (0..self.candidates)
-            .map(|index| {
-                let answer = render(&candidate_part(index))?;
-                Ok(trim_blanks(&format!("{prompt}{answer}")).to_owned())
-            })
-            .collect::<Result<_, TaskError>>()?;
-        Ok(Rendered { prompt: trim_blanks(&prompt).to_owned(), verbalized })
+        let prompt = self.part(PROMPT, example, &Map::new())?;
+        let answers = self.answers(example)?;
+        let trim = |text: &str| text.trim_start_matches(is_space).trim_end_matches(' ').to_owned();
+        let verbalized: Vec<String> = answers.iter().map(|answer| trim(&format!("{prompt}{answer}"))).collect();
+        if !self.identical_candidates {
+            self.check_distinct(&verbalized, example)?;
+        }
+        Ok(Rendered { prompt: trim(&prompt), verbalized })
+    }
+
+    /// Renders what surface-form calibration compares an example with: the same answers after the null prompt, which
+    /// says nothing of the row's content. These texts lose blanks at both ends and nothing else.
+    ///
+    /// # Errors
+    /// As [`Template::render`].
+    pub fn render_null(&self, example: &Example) -> Result<Rendered, TaskError> {
+        let prompt = self.part(NULL, example, &Map::new())?;
+        let answers = self.answers(example)?;
+        let verbalized =
+            answers.iter().map(|answer| format!("{prompt}{answer}").trim_matches(' ').to_owned()).collect();
+        Ok(Rendered { prompt: prompt.trim_matches(' ').to_owned(), verbalized })
+    }
+
+    /// The text that each candidate adds to a prompt, before trimming.
+    fn answers(&self, example: &Example) -> Result<Vec<String>, TaskError> {
+        let nothing = Map::new();
+        let with = |variable: &str, value: Value| Map::from_iter([(variable.to_owned(), value)]);
+        match (&self.form, &example.gold) {
+            (Form::Fixed(count), _) => {
+                (0..*count).map(|index| self.answer(&candidate_part(index), example, &nothing)).collect()
+            }
+            (Form::PerItem(field), _) => {
+                let items = example.fields.get(field).and_then(Value::as_array).into_iter().flatten();
+                items.map(|item| self.answer(CANDIDATE, example, &with(ITEM, item.clone()))).collect()
+            }
+            (Form::Generated, Gold::Answers(answers)) => answers
+                .iter()
+                .take(1)
+                .map(|answer| self.answer(ANSWER, example, &with(ANSWER, answer.as_str().into())))
+                .collect(),
+            (Form::Generated, Gold::Candidates(_)) => {
+                Err(self.failed(ANSWER, example, "the example has no answer in words".to_owned()))
+            }
+        }
+    }
+
+    fn answer(&self, part: &str, example: &Example, besides: &Map<String, Value>) -> Result<String, TaskError> {
+        let answer = self.part(part, example, besides)?;
+        if answer.trim_matches(is_space).is_empty() {
+            return Err(TaskError::EmptyAnswer {
+                path: example.source.to_path_buf(),
+                line: example.line,
+                place: self.whole.at(part),
+            });
+        }
+        Ok(answer)
+    }
+
+    fn part(&self, part: &str, example: &Example, besides: &Map<String, Value>) -> Result<String, TaskError> {
+        self.engine.render(part, &example.fields, besides).map_err(|reason| self.failed(part, example, reason))
+    }
+
+    fn failed(&self, part: &str, example: &Example, reason: String) -> TaskError {
+        TaskError::Render { path: example.source.to_path_buf(), line: example.line, place: self.whole.at(part), reason }
+    }
+
+    fn check_distinct(&self, texts: &[String], example: &Example) -> Result<(), TaskError> {
+        match first_repeat(texts) {
+            None => Ok(()),
+            Some((first, second)) => Err(TaskError::IdenticalCandidates {
+                path: example.source.to_path_buf(),
+                line: example.line,
+                place: Box::new(self.whole.clone()),
+                first,
+                second,
+                text: texts[first].clone(),
+            }),
+        }
     }
 }
 
-/// Removes blanks, and nothing else, at both ends.
-fn trim_blanks(text: &str) -> &str {
-    text.trim_matches(' ')
+impl TemplatePart {
+    /// One of the texts of this template.
+    fn at(&self, part: &str) -> Box<Self> {
+        Box::new(Self { part: Some(part.to_owned()), ..self.clone() })
+    }
+}
+
+/// Puts a fault in its place.
+fn located(fault: Fault, place: Box<TemplatePart>, known: &BTreeSet<&str>) -> TaskError {
+    match fault {
+        Fault::Syntax(reason) => TaskError::TemplateSyntax { place, reason },
+        Fault::UnknownVariable(field) => {
+            let known = known.iter().copied().collect::<Vec<_>>().join(", ");
+            TaskError::UnknownField { place, field, known }
+        }
+    }
+}
+
+/// What is wrong with a list of candidates, whatever the row.
+fn check_candidates(candidates: &[String], may_be_identical: bool) -> Result<(), String> {
+    if candidates.len() < 2 {
+        return Err(format!("expected at least 2 candidates, found {}", candidates.len()));
+    }
+    if let Some(blank) = candidates.iter().position(|text| text.trim_matches(is_space).is_empty()) {
+        return Err(format!("candidate {blank} has no text"));
+    }
+    match first_repeat(candidates) {
+        Some((first, second)) if !may_be_identical => Err(format!(
+            "candidates {first} and {second} are both {:?}: the second could never be chosen",
+            candidates[first]
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The positions of the first text that occurred before, earlier one first.
+fn first_repeat(texts: &[String]) -> Option<(usize, usize)> {
+    let mut seen = BTreeMap::new();
+    texts.iter().enumerate().find_map(|(index, text)| seen.insert(text, index).map(|earlier| (earlier, index)))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use serde_json::json;
-
-    use super::*;
-    use crate::task::Task;
-
-    fn example(fields: serde_json::Value) -> Example {
-        let serde_json::Value::Object(fields) = fields else { panic!("not an object") };
-        Example { source: Path::new("rows.jsonl").into(), line: 7, fields: fields.into_iter().collect(), gold: 0 }
-    }
-
-    fn render(task: &str, template: TemplateName, fields: serde_json::Value) -> (String, Vec<String>) {
-        let task = Task::load(task).unwrap();
-        let rendered = task.template(template).unwrap().render(&example(fields)).unwrap();
-        (rendered.prompt, rendered.verbalized)
-    }
-
-    fn custom(prompt: &str, candidates: [&str; 2]) -> Result<Template, TaskError> {
-        let text: Field = toml::from_str("type = \"string\"").unwrap();
-        let fields = BTreeMap::from([("text".to_owned(), text)]);
-        let source = TemplateSource { prompt: prompt.to_owned(), candidates: candidates.map(str::to_owned).into() };
-        Template::compile("mine", TemplateName::Prompt, source, &fields)
-    }
-
-    #[test]
-    fn sst2() {
-        let row = || json!({"sentence": " a gripping film .\n"});
-        let (prompt, texts) = render("sst2", TemplateName::Prompt, row());
-        assert_eq!(prompt, "a gripping film . It was");
-        assert_eq!(texts, ["a gripping film . It was terrible", "a gripping film . It was great"]);
-        let (prompt, texts) = render("sst2", TemplateName::None, row());
-        assert_eq!(prompt, "a gripping film .");
-        assert_eq!(texts, ["a gripping film . terrible", "a gripping film . great"]);
-    }
-
-    #[test]
-    fn movie_reviews() {
-        let (prompt, texts) = render("movie-reviews", TemplateName::Prompt, json!({"text": "dull"}));
-        assert_eq!((prompt.as_str(), texts[0].as_str()), ("dull It was", "dull It was terrible"));
-        let (prompt, texts) = render("movie-reviews", TemplateName::None, json!({"text": "dull"}));
-        assert_eq!((prompt.as_str(), texts[1].as_str()), ("dull", "dull great"));
-    }
-
-    fn copa(question: &str, choice1: &str) -> serde_json::Value {
-        json!({
-            "premise": "My body cast a shadow over the grass.",
-            "question": question,
-            "choice1": choice1,
-            "choice2": "I'm in the Sun. ",
-        })
-    }
-
-    #[test]
-    fn copa_asks_by_its_conjunction() {
-        let (prompt, texts) = render("copa", TemplateName::Prompt, copa("cause", "The sun was rising."));
-        assert_eq!(prompt, "My body cast a shadow over the grass because");
-        assert_eq!(
-            texts,
-            [
-                "My body cast a shadow over the grass because the sun was rising.",
-                "My body cast a shadow over the grass because i'm in the Sun.",
-            ]
-        );
-        let (prompt, texts) = render("copa", TemplateName::Prompt, copa("effect", "I sat down."));
-        assert_eq!(prompt, "My body cast a shadow over the grass so");
-        assert_eq!(texts[0], "My body cast a shadow over the grass so I sat down.");
-    }
-
-    #[test]
-    fn copa_without_a_prompt_and_with_odd_blanks() {
-        let (prompt, texts) = render("copa", TemplateName::None, copa("cause", " The sun was rising."));
-        assert_eq!(prompt, "My body cast a shadow over the grass");
-        assert_eq!(texts[0], "My body cast a shadow over the grass  The sun was rising.");
-    }
-
-    #[test]
-    fn blanks_are_trimmed_after_joining_and_line_feeds_stay() {
-        let template = custom("{{ text }} ", ["great", "bad \n"]).unwrap();
-        let rendered = template.render(&example(json!({"text": " a"}))).unwrap();
-        assert_eq!(rendered.prompt, "a");
-        assert_eq!(rendered.verbalized, ["a great", "a bad \n"]);
-        let template = custom("{{ text }}?\n", ["Yes", "No"]).unwrap();
-        let rendered = template.render(&example(json!({"text": "a <b>&{{ text }}"}))).unwrap();
-        assert_eq!(rendered.prompt, "a <b>&{{ text }}?\n");
-        assert_eq!(rendered.verbalized[0], "a <b>&{{ text }}?\nYes");
-    }
-
-    #[test]
-    fn an_undeclared_field_is_named_before_any_row_is_read() {
-        let message = custom("{{ text }}", [" a", " {{ txet | lc }}"]).unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "task \"mine\", template \"prompt\", candidate 1: unknown field `txet`; the task declares: text"
-        );
-    }
-
-    #[test]
-    fn a_template_may_use_variables_and_functions_of_its_own() {
-        let source = "{% set n = 2 %}{% for i in range(n) %}{{ i }}{{ text }}{% endfor %}";
-        let template = custom(source, ["a", "b"]).unwrap();
-        assert_eq!(template.render(&example(json!({"text": "x"}))).unwrap().prompt, "0x1x");
-    }
-
-    #[test]
-    fn a_syntax_error_names_its_place() {
-        let error = custom("{{ text", [" a", " b"]).unwrap_err();
-        assert!(matches!(error, TaskError::TemplateSyntax { .. }));
-        assert!(error.to_string().starts_with("task \"mine\", template \"prompt\", prompt: syntax error"), "{error}");
-    }
-
-    #[test]
-    fn a_failing_or_unknown_filter_names_file_and_line() {
-        let template = custom("{{ text | lc }}", [" a", " b"]).unwrap();
-        let error = template.render(&example(json!({"text": 3}))).unwrap_err().to_string();
-        assert!(error.starts_with("rows.jsonl:7: task \"mine\", template \"prompt\", prompt: "), "{error}");
-        assert!(error.contains("not a string"), "{error}");
-        let template = custom("{{ text | shout }}", [" a", " b"]).unwrap();
-        let error = template.render(&example(json!({"text": "x"}))).unwrap_err().to_string();
-        assert!(error.contains("unknown filter") && error.contains("shout"), "{error}");
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! Typed values out of what was written.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use toml::Value;
 
@@ -184,6 +185,11 @@ impl<'a> Reader<'a> {
         let place =
             self.source.get(key).map_or_else(|| self.source.file().to_owned(), |entry| entry.origin.to_string());
         ConfigError::NotSupported { place, key: key.to_owned(), value: value.to_owned(), advice }
+    }
+
+    /// A string that means something; `expected` says what it must be.
+    pub(super) fn parsed<T: FromStr>(&self, key: &str, expected: &str) -> Result<Option<T>, ConfigError> {
+        self.source.get(key).map(|entry| string_of(entry)?.parse().map_err(|_| mismatch(entry, expected))).transpose()
     }
 
     /// One of a few words.

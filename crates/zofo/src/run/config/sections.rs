@@ -137,11 +137,6 @@ impl Choice for BackboneOptimizer {
     ];
 }
 
-impl Choice for TemplateName {
-    const ALL: &'static [(&'static str, Self)] =
-        &[(TemplateName::Prompt.as_str(), TemplateName::Prompt), (TemplateName::None.as_str(), TemplateName::None)];
-}
-
 /// `[model]`: the backbone θ.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
@@ -178,7 +173,7 @@ pub struct DataConfig {
     /// The folder with `<task>/train.jsonl` and `<task>/validation.jsonl`, or the task's folder
     /// itself. Required. `~` expands.
     pub dir: PathBuf,
-    /// Which of the task's templates. Default: prompt.
+    /// Which of the task's templates, by its name in the task file. Default: prompt.
     pub template: TemplateName,
     /// Rows of `train.jsonl` that train. At least 2. Default: 1000.
     pub train_examples: usize,
@@ -208,7 +203,9 @@ impl DataConfig {
                 reader.path("data.dir")?,
                 "give the folder that holds <task>/train.jsonl and <task>/validation.jsonl",
             )?,
-            template: reader.choice("data.template")?.unwrap_or_default(),
+            template: reader
+                .parsed("data.template", "a template's name (letters, digits, - and _)")?
+                .unwrap_or_default(),
             train_examples: reader.count("data.train_examples", 2)?.unwrap_or(1000),
             validation_examples: reader.count("data.validation_examples", 1)?.unwrap_or(200),
             eval_examples: reader.count("data.eval_examples", 1)?,

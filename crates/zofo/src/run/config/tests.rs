@@ -92,7 +92,7 @@ fn defaults() {
         data: DataConfig {
             task: "sst2".into(),
             dir: "d".into(),
-            template: TemplateName::Prompt,
+            template: TemplateName::PROMPT,
             train_examples: 1000,
             validation_examples: 200,
             eval_examples: None,
@@ -354,6 +354,11 @@ fn values_out_of_range_are_refused() {
     assert!(overlay_error("peft.rank_pattern={ q_proj = 0 }").contains("integers of at least 1, found the integer 0"));
     assert!(overlay_error("peft.alpha_pattern={ q_proj = -1 }").contains("above 0, found the integer -1"));
     assert!(overlay_error("run.output=\"\"").contains("must be a string, found an empty one"));
+    assert_eq!(
+        overlay_error("data.template=a.b"),
+        "--set data.template=a.b: `data.template` must be a template's name (letters, digits, - and _), found the string \"a.b\""
+    );
+    assert_eq!(parse(MINIMAL, &["data.template=my-own_2"]).unwrap().data.template.as_str(), "my-own_2");
 }
 
 #[test]
@@ -365,7 +370,6 @@ fn unknown_words_list_the_valid_ones() {
     );
     for (key, valid) in [
         ("model.dtype", "\"f32\", \"bf16\""),
-        ("data.template", "\"prompt\", \"none\""),
         ("method.name", "\"bilevel\""),
         ("method.keep", "\"p\", \"s\""),
         ("peft.kind", "\"lora\", \"prefix\", \"prompt\""),

@@ -65,7 +65,7 @@ fn example(text: &str) -> Example {
         source: Path::new("rows.jsonl").into(),
         line: 3,
         fields: [("text".to_owned(), json!(text))].into(),
-        gold: 1,
+        gold: Gold::Candidates(vec![1]),
     }
 }
 
@@ -75,7 +75,7 @@ fn context(context: usize) -> ModelLimits {
 
 fn encode(task: &Task, tokenizer: &Tokenizer, max_length: usize, texts: &[&str]) -> Result<Encoded, TaskError> {
     let rows: Vec<Example> = texts.iter().map(|text| example(text)).collect();
-    Encoder::new(task, TemplateName::Prompt, tokenizer, context(max_length))?.encode(&rows)
+    Encoder::new(task, &TemplateName::PROMPT, tokenizer, context(max_length))?.encode(&rows)
 }
 
 const WORDS: &str = "a b c d e f good very bad";
@@ -90,7 +90,7 @@ fn whole_texts_are_tokenised_and_the_answer_is_the_difference() {
     let example = &encoded.examples[0];
     assert_eq!(example.candidates[0], EncodedCandidate { ids: vec![0, 1, 2, 5, 8], answer_len: 1 });
     assert_eq!(example.candidates[1], EncodedCandidate { ids: vec![0, 1, 2, 5, 7, 6], answer_len: 2 });
-    assert_eq!((example.gold, example.line, example.shared_prefix_len()), (1, 3, 4));
+    assert_eq!((example.gold(), example.line, example.shared_prefix_len()), (1, 3, 4));
     assert_eq!(example.gold_row(), &example.candidates[1]);
     assert_eq!(example.gold_row().context_len(), 4);
 }
@@ -192,7 +192,7 @@ fn tokens_that_the_model_does_not_know_are_refused() {
     let (task, tokenizer) = (sentiment(), words(WORDS, None));
     let with_vocabulary = |vocabulary| {
         let limits = ModelLimits { vocabulary, context: 64 };
-        Encoder::new(&task, TemplateName::Prompt, &tokenizer, limits).unwrap().encode(&[example("a b c")])
+        Encoder::new(&task, &TemplateName::PROMPT, &tokenizer, limits).unwrap().encode(&[example("a b c")])
     };
     // "bad" is the last word, with the id 8.
     with_vocabulary(9).unwrap();
@@ -206,7 +206,7 @@ fn tokens_that_the_model_does_not_know_are_refused() {
 
 #[test]
 fn a_template_that_does_not_exist_is_refused() {
-    let error = Encoder::new(&sentiment(), TemplateName::None, &words(WORDS, None), context(64)).err().unwrap();
+    let error = Encoder::new(&sentiment(), &TemplateName::NONE, &words(WORDS, None), context(64)).err().unwrap();
     assert!(matches!(error, TaskError::NoTemplate { .. }));
 }
 
@@ -224,9 +224,9 @@ fn golden_tokenizer_round_trip() {
         source: Path::new("rows.jsonl").into(),
         line: 1,
         fields: [("sentence".to_owned(), json!("a gripping , 100 % honest film . "))].into(),
-        gold: 0,
+        gold: Gold::Candidates(vec![0]),
     };
-    let encoder = Encoder::new(&task, TemplateName::Prompt, &tokenizer, context(512)).unwrap();
+    let encoder = Encoder::new(&task, &TemplateName::PROMPT, &tokenizer, context(512)).unwrap();
     let encoded = encoder.encode([&row]).unwrap();
     let example = &encoded.examples[0];
     for (candidate, answer) in example.candidates.iter().zip(["terrible", "great"]) {
