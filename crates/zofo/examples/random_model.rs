@@ -33,8 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }),
         path => serde_json::from_slice(&std::fs::read(path)?)?,
     };
-    let described = tempfile::NamedTempFile::new()?;
-    std::fs::write(described.path(), config.to_string())?;
+    let described = tempfile::tempdir()?;
+    std::fs::write(described.path().join("config.json"), config.to_string())?;
     let files = ModelFiles::with_random_weights(described.path(), 0)?;
     files.write_backbone::<_, HfError>(Path::new(dir), dtype, |name| files.load(name, dtype))?;
     Ok(())

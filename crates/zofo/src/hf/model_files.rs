@@ -74,13 +74,14 @@ impl ModelFiles {
         }
     }
 
-    /// A model of random weights in the sizes that the `config.json` at `path` describes: matrices are normal with standard
-    /// deviation 0.02, norms the identity, biases 0, all a function of `seed`. Its time and memory are those of any
-    /// other of its sizes.
+    /// A model of random weights in the sizes that the `config.json` in `folder` describes: matrices are normal with
+    /// standard deviation 0.02, norms the identity, biases 0, all a function of `seed`. Its time and memory are those of
+    /// any other of its sizes. A tokenizer in the folder is the model's.
     ///
     /// # Errors
     /// The file cannot be read or describes no supported model.
-    pub fn with_random_weights(path: &Path, seed: u64) -> Result<Self, HfError> {
+    pub fn with_random_weights(folder: &Path, seed: u64) -> Result<Self, HfError> {
+        let path = &folder.join(CONFIG);
         let config_json = read_object(path)?;
         let keys = Keys::new(path, &config_json);
         let family = family(&keys)?;
@@ -88,7 +89,7 @@ impl ModelFiles {
         let eos_token_ids = eos_token_ids(&keys, family, config.vocabulary)?;
         let parameters = config.parameters();
         Ok(Self {
-            path: path.to_owned(),
+            path: folder.to_owned(),
             weights: Weights::Random(RandomWeights::new(&config, &parameters, seed)),
             config,
             config_json,

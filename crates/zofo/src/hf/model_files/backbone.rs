@@ -92,14 +92,10 @@ impl ModelFiles {
     }
 
     fn write_companions(&self, folder: &Path) -> Result<(), HfError> {
-        match &self.weights {
-            Weights::Folder(_) => {}
-            Weights::Gguf(weights) => {
-                let file = weights.file();
-                write_json(&folder.join(TOKENIZER), &file.hf_tokenizer_json()?)?;
-                return write_json(&folder.join(TOKENIZER_CONFIG), &file.hf_tokenizer_config()?);
-            }
-            Weights::Random(_) => return Ok(()),
+        if let Weights::Gguf(weights) = &self.weights {
+            let file = weights.file();
+            write_json(&folder.join(TOKENIZER), &file.hf_tokenizer_json()?)?;
+            return write_json(&folder.join(TOKENIZER_CONFIG), &file.hf_tokenizer_config()?);
         }
         for name in COMPANIONS {
             let from = self.path.join(name);

@@ -98,9 +98,9 @@ mod tests {
     #[test]
     fn a_configuration_is_enough_for_a_model() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.json");
-        std::fs::write(&path, TestModel::new().config.to_string()).unwrap();
-        let files = ModelFiles::with_random_weights(&path, 7).unwrap();
+        let path = folder.path();
+        std::fs::write(path.join("config.json"), TestModel::new().config.to_string()).unwrap();
+        let files = ModelFiles::with_random_weights(path, 7).unwrap();
         let values = |files: &ModelFiles, name: &str, dtype| files.load(name, dtype).unwrap().to_vec();
 
         let embedding = values(&files, "model.embed_tokens.weight", WeightDtype::F32);
@@ -115,12 +115,12 @@ mod tests {
         assert_eq!(bytemuck::cast_slice::<u8, f32>(&norm), [1.0; 8]);
 
         // The same seed gives the same model, which can be written and opened like any other.
-        let again = ModelFiles::with_random_weights(&path, 7).unwrap();
-        let other = ModelFiles::with_random_weights(&path, 8).unwrap();
+        let again = ModelFiles::with_random_weights(path, 7).unwrap();
+        let other = ModelFiles::with_random_weights(path, 8).unwrap();
         let q = "model.layers.1.self_attn.q_proj.weight";
         assert_eq!(values(&again, q, WeightDtype::F32), values(&files, q, WeightDtype::F32));
         assert_ne!(values(&other, q, WeightDtype::F32), values(&files, q, WeightDtype::F32));
-        let out = folder.path().join("model");
+        let out = path.join("model");
         let content = |name: &str| files.load(name, WeightDtype::Bf16);
         files.write_backbone::<_, super::super::HfError>(&out, WeightDtype::Bf16, content).unwrap();
         let written = ModelFiles::open(&out).unwrap();
