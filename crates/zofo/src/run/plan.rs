@@ -259,7 +259,7 @@ impl fmt::Display for Plan {
         writeln!(f, "until       {}", bounds.join(" or "))?;
         write!(f, "output      {} ({} threads)", self.output, self.threads)?;
         for key in &self.unused_keys {
-            write!(f, "\nunused      {key} has no effect with this method")?;
+            write!(f, "\nunused      {key} has no effect with this method and adapter")?;
         }
         for warning in &self.warnings {
             write!(f, "\nwarning     {warning}")?;
