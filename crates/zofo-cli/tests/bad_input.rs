@@ -4,6 +4,7 @@
 mod common;
 
 use common::{ADAPTER, MODEL, Workspace, assert_error};
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
@@ -126,6 +127,13 @@ fn model_folders() {
     );
     damaged("config.json", &|_| b"{".to_vec(), &["model/config.json", "not valid JSON"]);
     damaged("tokenizer.json", &|_| b"{}".to_vec(), &["model/tokenizer.json"]);
+    let larger = fs::read(MODEL.replace("tiny-gqa-tied", "tiny-mistral") + "/tokenizer.json").unwrap();
+    damaged("tokenizer.json", &|_| larger.clone(), &["model/tokenizer.json", "of 320 tokens", "280 rows"]);
+    damaged(
+        "tokenizer.json",
+        &|bytes| without_token(&bytes, "<|im_end|>"),
+        &["config.json", "\"eos_token_id\" names the token 2", "model/tokenizer.json"],
+    );
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
         let file = model.join(name);
         let good = fs::read(&file).unwrap();
@@ -139,6 +147,14 @@ fn model_folders() {
 fn replaced(bytes: Vec<u8>, from: &str, to: &str) -> Vec<u8> {
     let place = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
     [&bytes[..place], to.as_bytes(), &bytes[place + from.len()..]].concat()
+}
+
+/// A `tokenizer.json` that lacks a special token.
+fn without_token(tokenizer: &[u8], token: &str) -> Vec<u8> {
+    let mut tokenizer: Value = serde_json::from_slice(tokenizer).unwrap();
+    tokenizer["added_tokens"].as_array_mut().unwrap().retain(|added| added["content"] != token);
+    tokenizer["model"]["vocab"].as_object_mut().unwrap().remove(token);
+    tokenizer.to_string().into_bytes()
 }
 
 #[test]

@@ -4,7 +4,9 @@
 mod golden_cases;
 
 use burn::tensor::Device;
-use golden_cases::{Case, LOSS, Report, Tensors, Tolerance, cases_with, labelled, list, number, numbers, values};
+use golden_cases::{
+    Case, LOSS, Report, Tensors, Tolerance, along, cases_with, labelled, list, number, numbers, values,
+};
 use serde_json::Value;
 use std::collections::VecDeque;
 use zofo::hf::WeightDtype;
@@ -22,6 +24,9 @@ use zofo::zo::update::BackboneUpdater;
 const SLOPE: Tolerance = Tolerance { absolute: 0.3, relative: 0.0 };
 /// Likewise for λ = 10⁴.
 const SLOPE_OF_LARGE_PENALTY: Tolerance = Tolerance { absolute: 30.0, relative: 0.0 };
+/// How far weights move for the slope along an exact gradient: below it rounding grows, above it curvature.
+const GRADIENT_EPS: f32 = 3e-3;
+const SLOPE_OF_GRADIENT: Tolerance = Tolerance { absolute: 0.1, relative: 1e-2 };
 /// Tensors after updates.
 const UPDATED: Tolerance = Tolerance { absolute: 1e-5, relative: 0.0 };
 /// θ after one update: the result is rounded once.
@@ -57,6 +62,9 @@ fn golden_bilevel_losses_and_slope() {
         for (sign, key) in ["plus", "minus"].into_iter().enumerate() {
             check_parts(&mut report, &format!("{}: {key}", case.name()), &both[sign], &expected[key]);
             check_parts(&mut report, &format!("{}: {key}, alone", case.name()), &alone[sign], &expected[key]);
+            let objective = method.objective(&both[sign]);
+            let tolerance = objective_tolerance(method.penalty);
+            report.number("G", format!("{}: {key}", case.name()), objective, number(&expected[key], "G"), tolerance);
         }
 
         let objective = method.objective(&center[0]);
@@ -78,6 +86,32 @@ fn golden_bilevel_losses_and_slope() {
         method.penalty = LARGE_PENALTY;
         let wanted = number(&expected, "projected_gradient_lambda_1e4");
         report.number("slope at λ = 10⁴", case.name(), slope(&method), wanted, SLOPE_OF_LARGE_PENALTY);
+        report.ran();
+    }
+    report.finish();
+}
+
+/// G's slope along the exact gradient of a weight, at length 1, is that gradient's length.
+#[test]
+fn golden_bilevel_slopes_along_the_gradients_of_the_backbone() {
+    let mut report = Report::default();
+    for case in cases_with(FILES) {
+        let Some(method) = method(&case, &mut report) else { continue };
+        let [b_f, b_p] = batches(&case);
+        let parts = method.objective_parts(&b_f, &b_p);
+        let gradients = case.tensors("grad_theta.safetensors");
+        report.equal(case.name(), &method.backbone.parameters().len(), &gradients.names().len());
+        for name in gradients.names() {
+            let gradient = gradients.real(name);
+            let length = gradient.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+            let unit: Vec<f32> = gradient.iter().map(|&x| (f64::from(x) / length) as f32).collect();
+            let estimate = Spsa { eps: GRADIENT_EPS }.slope(along(&method.backbone, name, unit.into()), |view| {
+                let both = losses(&method.backbone, &parts, view);
+                [0, 1].map(|sign| method.objective(&both[sign]))
+            });
+            let place = format!("{}: {name}", case.name());
+            report.number("slope along ∇_θ G", place, estimate.slope, length, SLOPE_OF_GRADIENT);
+        }
         report.ran();
     }
     report.finish();

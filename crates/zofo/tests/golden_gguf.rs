@@ -24,12 +24,15 @@ fn golden_gguf_tensors() {
     for (case, gguf) in gguf_cases_with("dequantized.safetensors") {
         let file = GgufFile::open(&case.path(&gguf)).unwrap();
         let reference = case.tensors("dequantized.safetensors");
+        let types = &case.expected()["tensor_types"];
         let names: BTreeSet<_> = file.tensors().iter().map(|tensor| tensor.name()).collect();
         report.equal(format!("{}: tensors", case.name()), &names, &reference.names().into_iter().collect());
 
         for tensor in file.tensors() {
             let place = format!("{}: {} ({:?})", case.name(), tensor.name(), tensor.kind());
             report.equal(&place, tensor.shape(), reference.shape(tensor.name()));
+            let kind = format!("{:?}", tensor.kind());
+            report.equal(&place, kind.as_str(), text(types, tensor.name()));
             let mut values = vec![f32::NAN; tensor.rows() * tensor.columns()];
             file.dequantize(tensor, 0..tensor.rows(), &mut values).unwrap();
             report.close("dequantized values", &place, &values, reference.real(tensor.name()), VALUES);

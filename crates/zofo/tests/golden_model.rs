@@ -1,11 +1,11 @@
-//! Models against transformers: tokens, logits, losses and greedy generation.
+//! Models against transformers: tokens, logits, losses, slopes and greedy generation.
 
 mod golden_cases;
 
 use burn::tensor::Device;
 use golden_cases::{
-    Case, LOGITS, LOSS, Report, Row, cases_with, check_tokenizer, entries, ids, labelled, number, numbers, read_json,
-    values,
+    Case, LOGITS, LOSS, Report, Row, Tolerance, along, cases_with, check_tokenizer, encode, entries, ids, labelled,
+    number, numbers, read_json, text, values,
 };
 use std::fs;
 use tempfile::TempDir;
@@ -14,6 +14,11 @@ use zofo::hf::{ModelFiles, WeightDtype};
 use zofo::model::{Backbone, Part};
 use zofo::train::loss::losses;
 use zofo::zo::Perturbation;
+use zofo::zo::estimator::Spsa;
+
+/// How far weights move for a slope: below it rounding grows, above it curvature.
+const SLOPE_EPS: f32 = 3e-3;
+const SLOPE: Tolerance = Tolerance { absolute: 1e-3, relative: 1e-2 };
 
 /// What a case of a model has.
 const FILES: &[&str] = &["model", "expected.json", "expected.safetensors"];
@@ -28,6 +33,8 @@ fn golden_model_logits_and_losses() {
         report.equal(case.name(), &(backbone.len() as u64), &expected["num_parameters"].as_u64().unwrap());
         let is_tied = expected["tied_output_embedding"].as_bool().unwrap();
         report.equal(case.name(), &files.config().is_tied(), &is_tied);
+        let eos = u32::try_from(expected["eos_token_id"].as_u64().unwrap()).unwrap();
+        report.equal(format!("{}: EOS", case.name()), files.eos_token_ids(), [eos].as_slice());
 
         check_logits(&mut report, &case, "model", &backbone);
         check_hidden_states(&mut report, &case, &backbone);
@@ -36,7 +43,12 @@ fn golden_model_logits_and_losses() {
             let legacy = load(&ModelFiles::open(legacy.path()).unwrap(), WeightDtype::F32);
             check_logits(&mut report, &case, "config_legacy.json", &legacy);
         }
-        for variant in case.inner("model-") {
+        let variants = case.inner("model-");
+        let listed = expected["variants"].as_object();
+        let mut listed: Vec<String> = listed.into_iter().flat_map(|variants| variants.keys().cloned()).collect();
+        listed.sort_unstable();
+        report.equal(format!("{}: variants", case.name()), &variants.iter().map(Case::name).collect(), &listed);
+        for variant in variants {
             let files = ModelFiles::open(&variant.path("")).unwrap();
             let backbone = load(&files, WeightDtype::F32);
             check_logits(&mut report, &case, &variant.name(), &backbone);
@@ -73,6 +85,37 @@ fn golden_model_bf16_storage() {
     report.finish();
 }
 
+/// The slope of the loss while one weight alone moves by ones is the sum of its exact gradient: the perturbation of every
+/// weight reaches the loss, through all places where the weight is used.
+#[test]
+fn golden_model_slopes_of_the_loss() {
+    let mut report = Report::default();
+    for case in cases_with(FILES) {
+        let Some(files) = case.model("model", &mut report) else { continue };
+        let backbone = load(&files, WeightDtype::F32);
+        let batch = labelled(&case.tensors("expected.safetensors").rows(""));
+        let part = [Part { batch: &batch, adapter: None }];
+        let json = case.expected();
+        let gradients = json["gradient_summary"]["parameters"].as_object().unwrap();
+        report.equal(format!("{}: weights", case.name()), &backbone.parameters().len(), &gradients.len());
+        for weight in backbone.parameters() {
+            let len = weight.shape().iter().product::<usize>();
+            // Of length 1, so that ε is the distance.
+            let unit = 1.0 / (len as f32).sqrt();
+            let direction = along(&backbone, weight.name(), vec![unit; len].into());
+            let estimate = Spsa { eps: SLOPE_EPS }.slope(direction, |view| {
+                let both = losses(&backbone, &part, view);
+                [both[0][0], both[1][0]]
+            });
+            let expected = number(&gradients[weight.name()], "sum") * f64::from(unit);
+            let place = format!("{}: {}", case.name(), weight.name());
+            report.number("slope of the loss along a weight", place, estimate.slope, expected, SLOPE);
+        }
+        report.ran();
+    }
+    report.finish();
+}
+
 #[test]
 fn golden_model_greedy_generation() {
     let mut report = Report::default();
@@ -102,6 +145,13 @@ fn golden_model_tokenizers() {
         let size = expected["tokenizer_vocab_size"].as_u64().unwrap();
         report.equal(case.name(), &(tokenizer.get_vocab_size(true) as u64), &size);
         check_tokenizer(&mut report, &case.name(), &tokenizer, &expected);
+        if case.has(FILES) {
+            // The sequence is the beginning of the text.
+            let row = &case.tensors("expected.safetensors").rows("")[0].ids;
+            let json = case.expected();
+            let text = text(&json, "text_of_sequence_0");
+            report.equal(format!("{}: sequence 0", case.name()), &encode(&tokenizer, text, true)[..row.len()], row);
+        }
         report.ran();
     }
     report.finish();

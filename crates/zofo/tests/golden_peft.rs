@@ -1,17 +1,16 @@
-//! PEFT blocks of every kind against peft: logits, losses, gradients, optimizer trajectories, greedy generation and merged
-//! weights.
+//! PEFT blocks of every kind against peft: logits, losses, gradients, optimizer trajectories, greedy generation, and merged
+//! into weights.
 
 mod golden_cases;
 
-use burn::tensor::Device;
 use golden_cases::{
-    Case, GRADIENT, LOGITS, LOSS, Report, Tensors, Tolerance, cases_with, ids, labelled, number, numbers, open_model,
-    values,
+    Block, GRADIENT, LOGITS, LOSS, Report, Tensors, Tolerance, blocks, ids, labelled, list, number, numbers, values,
 };
+use serde_json::Value;
 use zofo::eval::{Generation, Sampling, generate};
-use zofo::hf::{HfError, WeightDtype};
+use zofo::hf::{ModelFiles, WeightDtype};
 use zofo::model::{Backbone, Part};
-use zofo::peft::{Adapter, AdapterOptimizer};
+use zofo::peft::{Adapter, AdapterOptimizer, merge};
 use zofo::run::config::Optimizer;
 use zofo::train::loss::{loss, loss_gradients};
 use zofo::zo::Perturbation;
@@ -23,21 +22,12 @@ const AFTER_SGD: Tolerance = Tolerance { absolute: 1e-5, relative: 0.0 };
 /// Adapters after steps of AdamW.
 const AFTER_ADAMW: Tolerance = Tolerance { absolute: 1e-4, relative: 0.0 };
 
-/// A block on its backbone, with the reference values of both.
-struct Block {
-    /// The model and its batch.
-    base: Case,
-    /// The block.
-    case: Case,
-    backbone: Backbone,
-    adapter: Adapter,
-}
-
 #[test]
 fn golden_peft_logits_and_losses() {
     let mut report = Report::default();
-    for Block { base, case, backbone, adapter } in blocks(&mut report) {
-        let place = place(&base, &case);
+    for block in blocks(&mut report) {
+        let place = block.place();
+        let Block { base, case, backbone, adapter, .. } = block;
         let rows = base.tensors("expected.safetensors").rows("");
         let expected = case.tensors("expected.safetensors");
         let mut all = Vec::new();
@@ -54,18 +44,27 @@ fn golden_peft_logits_and_losses() {
         let batch = labelled(&rows);
         let together = values(backbone.logits(&batch, Some(&adapter)));
         report.close("logits", format!("{place}: all sequences"), &together, &all, LOGITS);
-        let mean = number(&case.expected()["loss"], "mean");
-        report.number("loss", &place, loss(&backbone, &adapter, &batch), mean, LOSS);
 
-        if expected.names().contains(&"virtual_logits") {
-            let virtual_logits = values(backbone.prompt_logits(&adapter));
-            report.close(
-                "logits",
-                format!("{place}: virtual"),
-                &virtual_logits,
-                expected.real("virtual_logits"),
-                LOGITS,
-            );
+        let json = case.expected();
+        report.equal(format!("{place}: values"), &Some(adapter.len() as u64), &json["num_trainable"].as_u64());
+        let virtual_tokens = json["num_virtual_tokens"].as_u64().unwrap_or_default();
+        report.equal(format!("{place}: virtual tokens"), &(adapter.virtual_tokens() as u64), &virtual_tokens);
+        report.number("loss", &place, loss(&backbone, &adapter, &batch), number(&json["loss"], "mean"), LOSS);
+        let counts = numbers(&json["loss"], "per_sequence_count");
+        for (i, sum) in numbers(&json["loss"], "per_sequence_sum").into_iter().enumerate() {
+            let alone = loss(&backbone, &adapter, &labelled(&rows[i..=i]));
+            report.number("loss", format!("{place}: sequence {i}"), alone, sum / counts[i], LOSS);
+        }
+        if let Adapter::Prompt(_) = adapter {
+            let logits = values(backbone.prompt_logits(&adapter));
+            let at = format!("{place}: virtual tokens");
+            report.close("logits", &at, &logits, expected.real("virtual_logits"), LOGITS);
+            // The last of them predicts a sequence's first token, which peft counts where it has a label.
+            let last = &logits[logits.len() - backbone.config().vocabulary..];
+            let sum: f64 = rows.iter().map(|row| nll_of(row.ids[0], last)).sum();
+            let sum = sum + numbers(&json["loss"], "per_sequence_sum").iter().sum::<f64>();
+            let mean = sum / (counts.iter().sum::<f64>() + rows.len() as f64);
+            report.number("loss", at, mean, number(&json, "loss_when_first_label_counts"), LOSS);
         }
 
         // What is written and read again computes the same bits.
@@ -81,8 +80,9 @@ fn golden_peft_logits_and_losses() {
 #[test]
 fn golden_peft_gradients() {
     let mut report = Report::default();
-    for Block { base, case, backbone, adapter } in blocks(&mut report) {
-        let place = place(&base, &case);
+    for block in blocks(&mut report) {
+        let place = block.place();
+        let Block { base, case, backbone, adapter, .. } = block;
         let batch = labelled(&base.tensors("expected.safetensors").rows(""));
         let (losses, gradients) = loss_gradients(&backbone, &adapter, &[(1.0, &batch)]);
         report.number("loss", &place, losses[0], number(&case.expected()["loss"], "mean"), LOSS);
@@ -115,7 +115,8 @@ fn golden_peft_steps_of_sgd_and_adamw() {
 #[test]
 fn golden_peft_greedy_generation() {
     let mut report = Report::default();
-    for Block { base, case, backbone, adapter } in blocks(&mut report) {
+    for block in blocks(&mut report) {
+        let Block { case, backbone, adapter, .. } = &block;
         let greedy = &case.expected()["greedy"];
         let request = Generation {
             prompt: &ids(greedy, "prompt_ids"),
@@ -123,31 +124,50 @@ fn golden_peft_greedy_generation() {
             stop: &[],
             sampling: Sampling::Greedy,
         };
-        let new = generate(&backbone, Some(&adapter), &request, |_| true);
-        report.greedy(place(&base, &case), &new, greedy);
+        let new = generate(backbone, Some(adapter), &request, |_| true);
+        report.greedy(block.place(), &new, greedy);
         report.ran();
     }
     report.finish();
 }
 
+/// The merged weights, and the logits of the folder that they are written to.
 #[test]
-fn golden_peft_merged_weights() {
+fn golden_peft_merged() {
     let mut report = Report::default();
-    for Block { base, case, backbone, adapter } in blocks(&mut report) {
-        let (Adapter::Lora(lora), true) = (&adapter, case.has(&["merged_weights.safetensors"])) else { continue };
-        let expected = case.tensors("merged_weights.safetensors");
-        let names: Vec<&str> = backbone.parameters().iter().map(|weight| weight.name()).collect();
-        for name in expected.names() {
-            assert!(names.contains(&name), "{}: no weight {name}", place(&base, &case));
-        }
-        for weight in backbone.parameters() {
-            let merged = lora.merged(weight.name(), weight.value());
-            let at = format!("{}: {}", place(&base, &case), weight.name());
-            if expected.names().contains(&weight.name()) {
-                report.close("merged weights", at, &values(merged), expected.real(weight.name()), MERGED);
-            } else {
-                report.same_bits(at, &values(merged), &values(weight.value()));
+    for block in blocks(&mut report) {
+        let Adapter::Lora(lora) = &block.adapter else { continue };
+        let Block { base, case, backbone, files, .. } = &block;
+        let place = block.place();
+        let mut merged: Vec<&str> = backbone.parameters().iter().map(|weight| weight.name()).collect();
+        merged.retain(|name| block.adapter.adapts(name));
+        merged.sort_unstable();
+        let json = case.expected();
+        let names: Vec<&str> = list(&json, "merged_tensor_names").iter().filter_map(Value::as_str).collect();
+        report.equal(format!("{place}: merged weights"), &merged, &names);
+        if case.has(&["merged_weights.safetensors"]) {
+            let expected = case.tensors("merged_weights.safetensors");
+            report.equal(format!("{place}: merged weights"), &merged, &expected.names());
+            for weight in backbone.parameters() {
+                let merged = values(lora.merged(weight.name(), weight.value()));
+                let at = format!("{place}: {}", weight.name());
+                if expected.names().contains(&weight.name()) {
+                    report.close("merged weights", at, &merged, expected.real(weight.name()), MERGED);
+                } else {
+                    report.same_bits(at, &merged, &values(weight.value()));
+                }
             }
+        }
+
+        let folder = tempfile::tempdir().unwrap();
+        merge(files, &block.adapter, WeightDtype::F32, folder.path(), |_, _| ()).unwrap();
+        let files = ModelFiles::open(folder.path()).unwrap();
+        let merged = Backbone::load(&files, WeightDtype::F32, backbone.device()).unwrap();
+        let expected = case.tensors("expected.safetensors");
+        for (i, row) in base.tensors("expected.safetensors").rows("").iter().enumerate() {
+            let logits = values(merged.logits(&row.every_token(), None));
+            let expected = expected.real(&format!("merged_logits.{i}"));
+            report.close("merged logits", format!("{place}: sequence {i}"), &logits, expected, LOGITS);
         }
         report.ran();
     }
@@ -156,7 +176,7 @@ fn golden_peft_merged_weights() {
 
 fn check_steps(report: &mut Report, block: &Block, optimizer: Optimizer, name: &str) {
     let Block { base, case, backbone, .. } = block;
-    let place = format!("{}: {name}", place(base, case));
+    let place = format!("{}: {name}", block.place());
     let settings = &case.expected()[name];
     let learning_rate = number(settings, "lr");
     let losses = numbers(settings, "losses_before_each_step_and_after");
@@ -194,26 +214,8 @@ fn check_names(report: &mut Report, place: &str, adapter: &Adapter, expected: &T
     report.equal(format!("{place}: names"), names.as_slice(), expected.names().as_slice());
 }
 
-/// The blocks of all cases whose family and kind are supported; the others are noted as skipped.
-fn blocks(report: &mut Report) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    for base in cases_with(&["model", "expected.safetensors"]) {
-        for case in base.inner("peft-") {
-            let place = place(&base, &case);
-            let Some(files) = open_model(&base.path("model"), &place, report) else { continue };
-            let backbone = Backbone::load(&files, WeightDtype::F32, &Device::flex()).unwrap();
-            match Adapter::read(&case.path("adapter"), backbone.config(), backbone.device()) {
-                Ok(adapter) => blocks.push(Block { base: base.clone(), case, backbone, adapter }),
-                Err(HfError::Unsupported { what, found, .. }) if what.contains("peft_type") => {
-                    report.skip("block not supported", format!("{place} is {found}"));
-                }
-                Err(error) => panic!("{place}: {error}"),
-            }
-        }
-    }
-    blocks
-}
-
-fn place(base: &Case, case: &Case) -> String {
-    format!("{}/{}", base.name(), case.name())
+/// −log p(token) by these logits.
+fn nll_of(token: u32, logits: &[f32]) -> f64 {
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+    sum.ln() - f64::from(logits[token as usize])
 }

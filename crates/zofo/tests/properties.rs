@@ -9,7 +9,7 @@ use random_model::RandomModel;
 use zofo::eval::{Generation, Sampling, evaluate, generate};
 use zofo::hf::WeightDtype;
 use zofo::model::{Batch, KeyValueCache, Part};
-use zofo::peft::{Adapter, AdapterOptimizer};
+use zofo::peft::{Adapter, AdapterConfig, AdapterOptimizer, PrefixConfig, PrefixInit, PromptConfig, PromptInit};
 use zofo::run::config::Optimizer;
 use zofo::task::{EncodedCandidate, EncodedExample, SplitMix64};
 use zofo::train::bilevel::{Batches, Bilevel, LearningRates};
@@ -85,17 +85,43 @@ proptest! {
         }
     }
 
+    /// p and s may be of any kind: what rides on one pass gives what passes of its own give, at θ and at both signs.
     #[test]
-    fn parts_see_their_own_adapters(rows in rows(2..6, 2..40)) {
+    fn parts_see_their_own_adapters(rows in rows(2..6, 2..40), seed: u64) {
         let model = RandomModel::new();
         let backbone = model.load(WeightDtype::F32);
-        let adapters = [Some(model.adapter(1)), None, Some(model.adapter(2))];
+        let prefix = PrefixConfig { virtual_tokens: 3, init: PrefixInit::Random };
+        let prompt = PromptConfig { virtual_tokens: 4, init: PromptInit::Random };
+        let adapters = [
+            Some(model.adapter(1)),
+            Some(model.virtual_tokens(&AdapterConfig::Prefix(prefix), 2)),
+            None,
+            Some(model.virtual_tokens(&AdapterConfig::Prompt(prompt), 3)),
+            Some(model.adapter(4)),
+        ];
         let batch = rows_of(&rows);
         let parts = adapters.each_ref().map(|adapter| Part { batch: &batch, adapter: adapter.as_ref() });
-        let together = values(backbone.token_nll(&parts, &Perturbation::None));
-        let alone = parts.map(|part| values(backbone.token_nll(&[part], &Perturbation::None)));
-        assert_close(&together, &alone.concat(), ROUNDING);
-        assert!(alone[0] != alone[1] && alone[1] != alone[2] && alone[0] != alone[2]);
+        let direction = BackboneDirection::Seeded(seed);
+        let views = [
+            Perturbation::None,
+            Perturbation::One { direction: direction.clone(), scale: -1e-3 },
+            Perturbation::Pair { direction, eps: 1e-3 },
+        ];
+        for view in views {
+            let by_sign = |parts: &[Part]| {
+                let nll = values(backbone.token_nll(parts, &view));
+                nll.chunks_exact(nll.len() / view.signs()).map(<[f32]>::to_vec).collect::<Vec<_>>()
+            };
+            let together = by_sign(&parts);
+            let alone = parts.map(|part| by_sign(&[part]));
+            for (sign, together) in together.iter().enumerate() {
+                let alone = alone.each_ref().map(|signs| signs[sign].as_slice());
+                assert_close(together, &alone.concat(), ROUNDING);
+            }
+            for (index, one) in alone.iter().enumerate() {
+                assert!(alone[..index].iter().all(|other| other != one), "two blocks did the same");
+            }
+        }
     }
 
     #[test]

@@ -148,6 +148,44 @@ pub enum HfError {
         reason: String,
     },
 
+    /// The tokenizer makes tokens that the model has no embedding for.
+    #[error(
+        "{}: the token \"{token}\" has the id {id} (of {tokens} tokens), but the model's embedding has {rows} rows: the \
+         tokenizer is that of another model, or tokens were added to it and not to the embedding; use the tokenizer that \
+         was saved with the weights",
+        path.display()
+    )]
+    NoRowForToken {
+        /// The file of the tokenizer.
+        path: PathBuf,
+        /// The first such token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// How many tokens the tokenizer has.
+        tokens: usize,
+        /// How many the model has.
+        rows: usize,
+    },
+
+    /// A configuration names a token that the tokenizer does not have.
+    #[error(
+        "{}: key \"{key}\" names the token {id}, but the tokenizer in {} has no token of this id; correct the key, or \
+         use the tokenizer that was saved with the model",
+        path.display(),
+        tokenizer.display()
+    )]
+    NoSuchToken {
+        /// The file of the configuration.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// The token.
+        id: u32,
+        /// The file of the tokenizer.
+        tokenizer: PathBuf,
+    },
+
     /// The tokenizer's file is JSON but not a tokenizer.
     #[error("{} is not a tokenizer: {reason}", path.display())]
     Tokenizer {

@@ -4,6 +4,7 @@ mod backbone;
 mod dequantize;
 mod names;
 mod random;
+mod tokens;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -16,7 +17,7 @@ use burn_std::Bytes;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 
-use self::{dequantize::GgufWeights, names::StoredNames, random::RandomWeights};
+use self::{dequantize::GgufWeights, names::StoredNames, random::RandomWeights, tokens::NamedTokens};
 use super::{
     atomic::failed_to,
     dtype::{StoredDtype, WeightDtype},
@@ -41,7 +42,7 @@ pub struct ModelFiles {
     config: DecoderConfig,
     /// `config.json` as it is, or as it would be for a GGUF file.
     config_json: Map<String, Value>,
-    eos_token_ids: Vec<u32>,
+    named_tokens: NamedTokens,
     weights: Weights,
     stored_names: StoredNames,
     parameters: Vec<(String, Vec<usize>)>,
@@ -86,14 +87,14 @@ impl ModelFiles {
         let keys = Keys::new(path, &config_json);
         let family = family(&keys)?;
         let config = family.decoder(&keys)?;
-        let eos_token_ids = eos_token_ids(&keys, family, config.vocabulary)?;
+        let named_tokens = NamedTokens::of_config(&keys, family.default_eos, config.vocabulary)?;
         let parameters = config.parameters();
         Ok(Self {
             path: folder.to_owned(),
             weights: Weights::Random(RandomWeights::new(&config, &parameters, seed)),
             config,
             config_json,
-            eos_token_ids,
+            named_tokens,
             stored_names: StoredNames::default(),
             parameters,
         })
@@ -108,16 +109,11 @@ impl ModelFiles {
         let keys = Keys::new(&config_path, &config_json);
         let family = family(&keys)?;
         let config = family.decoder(&keys)?;
-        let mut eos_token_ids = eos_token_ids(&keys, family, config.vocabulary)?;
-        // What generation stops at may be more than what the model was trained to end with.
+        let mut named_tokens = NamedTokens::of_config(&keys, family.default_eos, config.vocabulary)?;
         let generation_path = path.join(GENERATION_CONFIG);
         if generation_path.exists() {
             let generation = read_object(&generation_path)?;
-            let generation = Keys::new(&generation_path, &generation);
-            let stated = token_ids(&generation, "eos_token_id", config.vocabulary)?;
-            if !stated.is_empty() {
-                eos_token_ids = stated;
-            }
+            named_tokens.add_generation(&Keys::new(&generation_path, &generation), config.vocabulary)?;
         }
 
         let weights = ShardedWeights::open(path)?;
@@ -128,7 +124,7 @@ impl ModelFiles {
             path: path.to_owned(),
             config,
             config_json,
-            eos_token_ids,
+            named_tokens,
             weights: Weights::Folder(weights),
             stored_names,
             parameters,
@@ -142,7 +138,7 @@ impl ModelFiles {
         let config_json = file.hf_config()?.as_object().cloned().unwrap_or_default();
         let keys = Keys::new(path, &config_json);
         let config = family(&keys)?.decoder(&keys)?;
-        let eos_token_ids = token_ids(&keys, "eos_token_id", config.vocabulary)?;
+        let named_tokens = NamedTokens::of_config(&keys, None, config.vocabulary)?;
         let parameters = config.parameters();
         let mut tensors: HashMap<_, _> = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
         let mut named = BTreeMap::new();
@@ -166,7 +162,7 @@ impl ModelFiles {
             weights: Weights::Gguf(GgufWeights::new(file, opened, named)),
             config,
             config_json,
-            eos_token_ids,
+            named_tokens,
             stored_names: StoredNames::default(),
             parameters,
         })
@@ -184,17 +180,27 @@ impl ModelFiles {
 
     /// The tokens at which generation stops; none if the model's files name none.
     pub fn eos_token_ids(&self) -> &[u32] {
-        &self.eos_token_ids
+        self.named_tokens.eos()
     }
 
-    /// The model's tokenizer.
+    /// The model's tokenizer, which fits the model: text becomes tokens that the embedding has rows for, and it has the
+    /// tokens that the configurations name.
     ///
     /// # Errors
-    /// `tokenizer.json` is missing or not a tokenizer; that in a GGUF file is of a kind that is not supported.
+    /// `tokenizer.json` is missing or not a tokenizer, or that of another model; that in a GGUF file is of a kind that is
+    /// not supported.
     pub fn tokenizer(&self) -> Result<Tokenizer, HfError> {
-        if let Weights::Gguf(weights) = &self.weights {
-            return Ok(weights.file().tokenizer()?);
-        }
+        let (tokenizer, path) = match &self.weights {
+            Weights::Gguf(weights) => (weights.file().tokenizer()?, self.path.clone()),
+            Weights::Folder(_) | Weights::Random(_) => self.read_tokenizer()?,
+        };
+        tokens::check_rows(&tokenizer, &path, self.config.vocabulary)?;
+        self.named_tokens.check_all_in(&tokenizer, &path)?;
+        Ok(tokenizer)
+    }
+
+    /// The folder's tokenizer, and the file that it is from.
+    fn read_tokenizer(&self) -> Result<(Tokenizer, PathBuf), HfError> {
         let path = self.path.join(TOKENIZER);
         if !path.exists() {
             return Err(HfError::NoModel {
@@ -204,7 +210,10 @@ impl ModelFiles {
             });
         }
         let text = fs::read(&path).map_err(failed_to("read", &path))?;
-        Tokenizer::from_bytes(text).map_err(|cause| HfError::Tokenizer { path, reason: cause.to_string() })
+        match Tokenizer::from_bytes(text) {
+            Ok(tokenizer) => Ok((tokenizer, path)),
+            Err(cause) => Err(HfError::Tokenizer { path, reason: cause.to_string() }),
+        }
     }
 
     /// `tokenizer_config.json` as it is, or as it would be for a GGUF file, with the file to name in messages; none if the
@@ -351,35 +360,6 @@ fn wrong_shape(path: &Path, name: &str, expected: &[usize], found: &[usize]) -> 
         expected: format!("{expected:?} from {CONFIG}"),
         found: format!("{found:?}"),
     }
-}
-
-/// The tokens that end a text by `config.json`.
-fn eos_token_ids(keys: &Keys<'_>, family: &Family, vocabulary: usize) -> Result<Vec<u32>, HfError> {
-    let mut ids = token_ids(keys, "eos_token_id", vocabulary)?;
-    if !keys.is_stated("eos_token_id") {
-        ids.extend(family.default_eos.filter(|&id| (id as usize) < vocabulary));
-    }
-    Ok(ids)
-}
-
-/// The tokens under `key`: one, a list, or none.
-fn token_ids(keys: &Keys<'_>, key: &str, vocabulary: usize) -> Result<Vec<u32>, HfError> {
-    let values = match keys.get(key) {
-        None => return Ok(Vec::new()),
-        Some(Value::Array(values)) => values.as_slice(),
-        Some(value) => std::slice::from_ref(value),
-    };
-    let id = |value: &Value| {
-        let id = u32::try_from(value.as_u64()?).ok()?;
-        ((id as usize) < vocabulary).then_some(id)
-    };
-    values
-        .iter()
-        .map(|value| {
-            let expected = || format!("tokens below the {vocabulary} of the vocabulary");
-            id(value).ok_or_else(|| keys.unexpected(key, expected()))
-        })
-        .collect()
 }
 
 #[cfg(test)]

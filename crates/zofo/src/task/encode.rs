@@ -137,8 +137,8 @@ impl ModelLimits {
 /// A token that a model does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "token {token:?} has the id {id}, but the model's vocabulary has {vocabulary} tokens: the tokenizer is that of \
-     another model"
+    "token {token:?} has the id {id}, but the model's vocabulary has {vocabulary} tokens: the text spells out a special \
+     token that the model does not have, or the tokenizer is that of another model"
 )]
 pub struct ForeignToken {
     /// The token, as the tokenizer writes it.

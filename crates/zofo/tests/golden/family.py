@@ -267,6 +267,8 @@ def generated(model, prompt: list[int], steps: int) -> list[int]:
 
 
 def gradient_summary(model, batch: Batch) -> dict:
+    # A padding token inside a text is a token like any other, whose gradient PyTorch would leave out.
+    model.get_input_embeddings().padding_idx = None
     model.zero_grad()
     model_loss(model, batch).backward()
     summary = {}

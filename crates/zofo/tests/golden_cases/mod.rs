@@ -7,11 +7,15 @@
 #![allow(dead_code, unused_imports, reason = "every test program uses a part of this")]
 #![allow(clippy::print_stdout, reason = "a test says how many cases it ran on, and how large the errors were")]
 
+mod blocks;
 mod report;
+mod table;
 mod tensors;
 
-pub use report::{Report, Tolerance};
-pub use tensors::{Row, Tensors, labelled, values};
+pub use blocks::{Block, blocks};
+pub use report::{Report, Tolerance, say};
+pub use table::{Column, ErrorTable};
+pub use tensors::{Row, Tensors, along, labelled, values};
 
 use serde_json::Value;
 use std::env;

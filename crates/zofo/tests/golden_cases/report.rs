@@ -175,10 +175,15 @@ impl Report {
         for (kind, error) in &self.largest {
             line += &format!("golden {kind}: max |error| {error:.2e}\n");
         }
-        // Past the test harness, which shows what a passing test printed only on request: how much was compared is part
-        // of the result. A closed stderr is no reason to fail.
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        say(&line);
         let mismatches = self.mismatches;
         assert!(mismatches.is_empty(), "{} mismatches:\n{}", mismatches.len(), mismatches.join("\n"));
     }
+}
+
+/// Prints past the test harness, which shows what a passing test printed only on request: how much was compared is part
+/// of the result.
+pub fn say(text: &str) {
+    // A closed stderr is no reason to fail.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

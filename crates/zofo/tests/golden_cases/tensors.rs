@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use zofo::model::Batch;
+use zofo::model::{Backbone, Batch, Parameter};
 use zofo::zo::BackboneDirection;
 
 /// The tensors of a safetensors file: real ones in F32, integer ones in I64.
@@ -107,4 +107,13 @@ impl Tensors {
         let z = self.real.iter().map(|(name, values)| (name.clone(), Arc::from(values.as_slice())));
         BackboneDirection::Stored(Arc::new(z.collect()))
     }
+}
+
+/// A direction along which only the weight `name` moves, by `z`.
+pub fn along(backbone: &Backbone, name: &str, z: Arc<[f32]>) -> BackboneDirection {
+    let of = |weight: &Parameter| {
+        let rest = || Arc::from(vec![0.0; weight.shape().iter().product()]);
+        (weight.name().to_owned(), if weight.name() == name { z.clone() } else { rest() })
+    };
+    BackboneDirection::Stored(Arc::new(backbone.parameters().iter().map(of).collect()))
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 use zofo::hf::{ModelFiles, ModuleNames, WeightDtype, read_decoder_config};
 use zofo::model::{Backbone, DecoderConfig};
-use zofo::peft::{Adapter, Lora, LoraConfig};
+use zofo::peft::{Adapter, AdapterConfig, Lora, LoraConfig};
 use zofo::zo::BackboneDirection;
 use zofo_kernels::direction::ParameterId;
 
@@ -85,6 +85,13 @@ impl RandomModel {
         let adapter = Adapter::Lora(Lora::new(config, &self.config, seed, &Device::flex()).unwrap());
         let noise = self.noise_like(&adapter, seed);
         adapter.with_tensors(noise.into_iter().map(|tensor| tensor * 0.1).collect())
+    }
+
+    /// A block of another kind than LoRA.
+    pub fn virtual_tokens(&self, config: &AdapterConfig, seed: u64) -> Adapter {
+        let adapter = Adapter::new(config, &self.load(WeightDtype::F32), seed).unwrap();
+        let noise = self.noise_like(&adapter, seed);
+        adapter.with_tensors(noise)
     }
 
     /// Standard normals in the shapes of an adapter.

@@ -199,8 +199,8 @@ fn tokens_that_the_model_does_not_know_are_refused() {
     let message = with_vocabulary(8).unwrap_err().to_string();
     assert_eq!(
         message,
-        "rows.jsonl:3: token \"bad\" has the id 8, but the model's vocabulary has 8 tokens: the tokenizer is that of \
-         another model"
+        "rows.jsonl:3: token \"bad\" has the id 8, but the model's vocabulary has 8 tokens: the text spells out a special \
+         token that the model does not have, or the tokenizer is that of another model"
     );
 }
 
