@@ -6,7 +6,7 @@ mod names;
 mod random;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::HashSet,
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
@@ -136,29 +136,12 @@ impl ModelFiles {
 
     fn open_gguf(path: &Path) -> Result<Self, HfError> {
         let file = GgufFile::open(path)?;
-        // Looked at first, because their number bounds the layers that the configuration may claim.
-        let tensors = file.hf_tensors()?;
-        let config_json = file.hf_config()?.as_object().cloned().unwrap_or_default();
+        let config_json = file.hf_config()?;
         let keys = Keys::new(path, &config_json);
         let config = family(&keys)?.decoder(&keys)?;
+        let named = file.hf_tensors(&config)?.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
         let eos_token_ids = token_ids(&keys, "eos_token_id", config.vocabulary)?;
         let parameters = config.parameters();
-        let mut tensors: HashMap<_, _> = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-        let mut named = BTreeMap::new();
-        for (name, shape) in &parameters {
-            match tensors.remove(name) {
-                Some(tensor) if tensor.shape == *shape => named.insert(name.clone(), tensor),
-                Some(tensor) => return Err(wrong_shape(path, name, shape, &tensor.shape)),
-                None => {
-                    let names = vec![name.clone()];
-                    return Err(HfError::MissingTensors { path: path.to_owned(), names });
-                }
-            };
-        }
-        if !tensors.is_empty() {
-            let names = tensors.into_keys().collect();
-            return Err(HfError::ExtraTensors { path: path.to_owned(), names });
-        }
         let opened = File::open(path).map_err(failed_to("open", path))?;
         Ok(Self {
             path: path.to_owned(),

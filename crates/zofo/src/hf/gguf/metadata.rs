@@ -295,6 +295,17 @@ impl<'a> Metadata<'a> {
         })
     }
 
+    /// The array of booleans under `key`.
+    ///
+    /// # Errors
+    /// [`GgufProblem::KeyType`] if the value is not an array of booleans.
+    pub fn booleans(&self, key: &str) -> Result<Option<Vec<bool>>, GgufError> {
+        self.array(key, "an array of booleans", |value| match value {
+            Scalar::Bool(value) => Some(value),
+            _ => None,
+        })
+    }
+
     /// The array of integers under `key`.
     ///
     /// # Errors

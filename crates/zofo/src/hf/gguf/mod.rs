@@ -5,7 +5,7 @@
 //!
 //! | of a directory | of a GGUF file |
 //! | --- | --- |
-//! | `config.json` | [`GgufFile::hf_config`] |
+//! | `config.json` | [`GgufFile::hf_config`], [`GgufFile::decoder_config`] |
 //! | weights by name | [`GgufFile::hf_tensors`], [`GgufFile::read_f32`] |
 //! | `tokenizer.json` | [`GgufFile::hf_tokenizer_json`], [`GgufFile::tokenizer`] |
 //! | `tokenizer_config.json` | [`GgufFile::hf_tokenizer_config`] |
@@ -16,9 +16,12 @@
 //! Weights are dequantised by rows, so that a caller needs memory for as many rows as it likes, and may read
 //! different rows on different threads.
 
+mod architecture;
+mod arrangement;
 mod config;
 mod cursor;
 mod error;
+mod keys;
 mod metadata;
 mod names;
 mod new_metadata;
@@ -27,6 +30,7 @@ mod quant;
 mod quantize;
 mod reader;
 mod rope;
+mod sizes;
 mod tensor;
 #[cfg(test)]
 mod test_file;
