@@ -189,6 +189,24 @@ impl ModelFiles {
         Tokenizer::from_bytes(text).map_err(|cause| HfError::Tokenizer { path, reason: cause.to_string() })
     }
 
+    /// The model's GGUF file, if it is from one.
+    pub(super) fn gguf(&self) -> Option<&GgufFile> {
+        match &self.weights {
+            Weights::Gguf(weights) => Some(weights.file()),
+            Weights::Folder(_) | Weights::Random(_) => None,
+        }
+    }
+
+    /// `config.json` as it is, or as it would be for a GGUF file.
+    pub(super) fn config_json(&self) -> &Map<String, Value> {
+        &self.config_json
+    }
+
+    /// The class of transformers that the model is one of.
+    pub(super) fn class(&self) -> Result<&'static str, HfError> {
+        Ok(family(&Keys::new(&self.path, &self.config_json))?.architecture)
+    }
+
     /// `tokenizer_config.json` as it is, or as it would be for a GGUF file, with the file to name in messages; none if the
     /// folder has none.
     pub(super) fn tokenizer_config(&self) -> Result<Option<JsonFile>, HfError> {

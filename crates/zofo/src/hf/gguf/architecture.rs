@@ -3,6 +3,7 @@
 //! What is said here about keys and tensors is what llama.cpp's converter writes and its loader computes.
 
 use serde_json::Value;
+use zofo_kernels::Activation;
 
 use super::{
     config::{gemma, gemma2, gemma3, gpt2, llama, phi3, qwen2, qwen3},
@@ -23,15 +24,15 @@ pub(in crate::hf) struct Architecture {
     pub(in crate::hf) pairs_rows: bool,
     /// Which layers have a sliding window.
     pub(in crate::hf) windows: Windows,
-    /// Whether the factor of attention scores and bounds of logits have keys.
-    pub(in crate::hf) scales_scores: bool,
+    /// What all its MLPs compute between their projections, for which there is no key.
+    pub(in crate::hf) activation: Activation,
     /// The number of layers of the one model whose scores are divided by the root of hidden size / heads; those of the
     /// others are divided by the root of a head's width. llama.cpp knows that model by this number.
     wide_scores: Option<usize>,
     /// Whether converters used to write a tied embedding a second time, as the output matrix.
     pub(super) repeats_embedding: bool,
     /// Keys in [`super::config::UNCOMMON_KEYS`] that it has a use for.
-    pub(super) own_keys: &'static [&'static str],
+    own_keys: &'static [&'static str],
     /// Tensors that are no weights but say how positions turn queries and keys.
     pub(super) rope_tensors: &'static [&'static str],
     /// Makes `config.json`.
@@ -55,7 +56,7 @@ const LLAMA: Architecture = Architecture {
     classes: &["LlamaForCausalLM", "MistralForCausalLM"],
     pairs_rows: true,
     windows: Windows::Nowhere,
-    scales_scores: false,
+    activation: Activation::Silu,
     wide_scores: None,
     repeats_embedding: false,
     own_keys: &[],
@@ -67,6 +68,7 @@ const GEMMA: Architecture = Architecture {
     name: "gemma",
     classes: &["GemmaForCausalLM"],
     pairs_rows: false,
+    activation: Activation::GeluTanh,
     rope_tensors: &[],
     config: gemma,
     ..LLAMA
@@ -80,6 +82,7 @@ const ARCHITECTURES: [Architecture; 8] = [
         name: "gpt2",
         classes: &["GPT2LMHeadModel"],
         pairs_rows: false,
+        activation: Activation::GeluTanh,
         repeats_embedding: true,
         rope_tensors: &[],
         config: gpt2,
@@ -90,7 +93,6 @@ const ARCHITECTURES: [Architecture; 8] = [
         name: "gemma2",
         classes: &["Gemma2ForCausalLM"],
         windows: Windows::Period(2),
-        scales_scores: true,
         wide_scores: Some(46),
         own_keys: &["attention.sliding_window", "attention.scale", "attn_logit_softcapping", "final_logit_softcapping"],
         config: gemma2,
@@ -100,7 +102,6 @@ const ARCHITECTURES: [Architecture; 8] = [
         name: "gemma3",
         classes: &["Gemma3ForCausalLM"],
         windows: Windows::Period(6),
-        scales_scores: true,
         wide_scores: Some(62),
         own_keys: &["attention.sliding_window", "attention.scale", "final_logit_softcapping"],
         config: gemma3,
@@ -138,6 +139,11 @@ impl Architecture {
     /// The names, for messages.
     pub(super) fn names() -> String {
         Self::all().map(|architecture| architecture.name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether it has a use for a key in [`super::config::UNCOMMON_KEYS`].
+    pub(in crate::hf) fn knows(&self, key: &str) -> bool {
+        self.own_keys.contains(&key)
     }
 
     /// By the root of what attention scores are divided, where no key says otherwise.

@@ -103,7 +103,7 @@ impl GgufFile {
 fn reject_uncommon_keys(keys: &ModelKeys<'_>) -> Result<(), GgufError> {
     let metadata = keys.metadata();
     for (key, neutral) in UNCOMMON_KEYS {
-        if !keys.contains(key) || keys.architecture.own_keys.contains(&key) {
+        if !keys.contains(key) || keys.architecture.knows(key) {
             continue;
         }
         let name = keys.name(key);

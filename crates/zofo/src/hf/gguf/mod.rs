@@ -45,13 +45,17 @@ use std::{
 
 use memmap2::Mmap;
 
+pub(in crate::hf) use architecture::{Architecture, Windows};
 pub use error::{GgufError, GgufProblem};
 pub use metadata::{Metadata, ValueKind};
 pub use names::HfTensor;
+pub(in crate::hf) use names::{POSITIONS, ROPE_FACTORS, ROPE_LONG_FACTORS, ROPE_SHORT_FACTORS, model_tensors};
 pub use new_metadata::{MetadataElement, NewMetadata};
 pub use quantize::WrittenType;
+pub(in crate::hf) use rope::Llama3;
 pub use tensor::{TensorInfo, TensorType};
 pub use tokenizer::{HfTokenizerFiles, tokenizer_metadata};
+pub(in crate::hf) use writer::write_checked_gguf;
 pub use writer::{NewTensor, write_gguf};
 
 use super::mmap::map_file;

@@ -25,8 +25,8 @@ const ATTENTION_FACTOR: &str = "rope.scaling.attn_factor";
 
 /// The constants of Llama 3.1, 3.2 and 3.3, of which only the factor differs from model to model. A GGUF file has the
 /// factors of the frequencies, not these constants.
-pub(in crate::hf) const LLAMA3_LOW_FREQ_FACTOR: f64 = 1.0;
-pub(in crate::hf) const LLAMA3_HIGH_FREQ_FACTOR: f64 = 4.0;
+const LLAMA3_LOW_FREQ_FACTOR: f64 = 1.0;
+const LLAMA3_HIGH_FREQ_FACTOR: f64 = 4.0;
 const LLAMA3_ORIGINAL_CONTEXT: f64 = 8192.0;
 /// Converters compute the factors in f32.
 const FACTOR_TOLERANCE: f64 = 1e-4;
@@ -188,26 +188,41 @@ fn factors(file: &GgufFile, name: &str, pairs: usize) -> Result<Option<Vec<f32>>
 
 /// The factor of Llama 3's scaling, if these are the factors of the frequencies in that scheme.
 fn llama3_factor(factors: &[f32], theta: f64, original_context: f64) -> Option<f64> {
-    let largest = f64::from(factors.iter().copied().fold(1.0, f32::max));
-    let expected = llama3_factors(factors.len(), theta, largest, original_context);
+    let scheme = Llama3 {
+        factor: f64::from(factors.iter().copied().fold(1.0, f32::max)),
+        low_freq_factor: LLAMA3_LOW_FREQ_FACTOR,
+        high_freq_factor: LLAMA3_HIGH_FREQ_FACTOR,
+        original_context,
+    };
     let close = |(found, expected): (&f32, f32)| {
         (f64::from(*found) - f64::from(expected)).abs() <= FACTOR_TOLERANCE * f64::from(expected)
     };
-    factors.iter().zip(expected).all(close).then_some(largest)
+    factors.iter().zip(scheme.divisors(factors.len(), theta)).all(close).then_some(scheme.factor)
 }
 
-/// By how much Llama 3's scaling divides the frequency of each pair, which depends on its wavelength in tokens: not at all
-/// for short waves, by `factor` for long ones, and in between by the inverse of a blend of the two inverses
-/// (transformers, `_compute_llama3_parameters`).
-pub(in crate::hf) fn llama3_factors(pairs: usize, theta: f64, factor: f64, original_context: f64) -> Vec<f32> {
-    let of_pair = |index: usize| {
-        let wavelength = TAU * theta.powf(index as f64 / pairs as f64);
-        let turns = original_context / wavelength;
-        let share = (turns - LLAMA3_LOW_FREQ_FACTOR) / (LLAMA3_HIGH_FREQ_FACTOR - LLAMA3_LOW_FREQ_FACTOR);
-        let share = share.clamp(0.0, 1.0);
-        (1.0 / ((1.0 - share) / factor + share)) as f32
-    };
-    (0..pairs).map(of_pair).collect()
+/// Llama 3's scaling of rotary positions.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::hf) struct Llama3 {
+    pub(in crate::hf) factor: f64,
+    pub(in crate::hf) low_freq_factor: f64,
+    pub(in crate::hf) high_freq_factor: f64,
+    pub(in crate::hf) original_context: f64,
+}
+
+impl Llama3 {
+    /// By how much it divides the frequency of each pair, which depends on its wavelength in tokens: not at all for short
+    /// waves, by `factor` for long ones, and in between by the inverse of a blend of the two inverses (transformers,
+    /// `_compute_llama3_parameters`).
+    pub(in crate::hf) fn divisors(&self, pairs: usize, theta: f64) -> Vec<f32> {
+        let of_pair = |index: usize| {
+            let wavelength = TAU * theta.powf(index as f64 / pairs as f64);
+            let turns = self.original_context / wavelength;
+            let share = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
+            let share = share.clamp(0.0, 1.0);
+            (1.0 / ((1.0 - share) / self.factor + share)) as f32
+        };
+        (0..pairs).map(of_pair).collect()
+    }
 }
 
 #[cfg(test)]
