@@ -72,7 +72,7 @@ pub fn export_gguf(
         Some(matrices) => matrices,
         None => usual_type(source)?,
     };
-    let Expressible { decoder, mut losses } = Expressible::of(source, architecture)?;
+    let Expressible { decoder, mut losses } = Expressible::of(source.config(), source.source_path(), architecture)?;
 
     let mut metadata = NewMetadata::new();
     metadata::set_general(&mut metadata, architecture, matrices, options.name);

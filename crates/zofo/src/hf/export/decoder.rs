@@ -1,7 +1,9 @@
 //! What of a decoder a GGUF file can express.
 
+use std::path::Path;
+
 use super::super::{
-    HfError, ModelFiles,
+    HfError,
     gguf::{Architecture, Llama3, Windows},
 };
 use crate::model::{DecoderConfig, Rope, RopeScaling};
@@ -13,15 +15,19 @@ pub(super) struct Expressible {
 }
 
 impl Expressible {
-    /// The decoder of a model. What the format cannot say, but what makes no difference up to some length, is left out, and
+    /// The decoder of the model at `path`. What the format cannot say, but what makes no difference up to some length, is left out, and
     /// the context ends at that length.
     ///
     /// # Errors
     /// The format cannot express something else.
-    pub(super) fn of(source: &ModelFiles, architecture: &'static Architecture) -> Result<Self, HfError> {
-        let mut found = Self { decoder: source.config().clone(), losses: Vec::new() };
+    pub(super) fn of(
+        decoder: &DecoderConfig,
+        path: &Path,
+        architecture: &'static Architecture,
+    ) -> Result<Self, HfError> {
+        let mut found = Self { decoder: decoder.clone(), losses: Vec::new() };
         let refuse = |what: &str, found: String, supported: String| HfError::Unsupported {
-            path: source.source_path().to_owned(),
+            path: path.to_owned(),
             what: format!("in a GGUF file of architecture {}, {what}", architecture.name),
             found,
             supported,
