@@ -1,6 +1,7 @@
 //! One module per command: its arguments, and what it does with the library.
 
 mod eval;
+mod export;
 mod generate;
 mod journal;
 mod merge;
@@ -21,6 +22,8 @@ pub enum Command {
     Plan(plan::Arguments),
     /// Measure a model's accuracy on tasks.
     Eval(eval::Arguments),
+    /// Write a model as a GGUF file.
+    Export(export::Arguments),
     /// Generate text after a prompt.
     Generate(generate::Arguments),
     /// Merge a LoRA adapter into its model.
@@ -52,6 +55,7 @@ impl Command {
             Self::Train(arguments) => return train::run(&arguments),
             Self::Plan(arguments) => plan::run(&arguments),
             Self::Eval(arguments) => eval::run(&arguments),
+            Self::Export(arguments) => export::run(&arguments),
             Self::Generate(arguments) => generate::run(&arguments),
             Self::Merge(arguments) => merge::run(&arguments),
             Self::Replay(arguments) => replay::run(&arguments),

@@ -102,10 +102,23 @@ pub(crate) fn fill_file_atomically<E: From<FileError>>(
     path: &Path,
     fill: impl FnOnce(&mut NewFile) -> Result<(), E>,
 ) -> Result<(), E> {
+    fill_and_check_file_atomically(path, fill, |_| Ok(()))
+}
+
+/// [`fill_file_atomically`], where `check` is given the path of the complete file before it gets its name.
+///
+/// # Errors
+/// As there, and those of `check`, after which there is no new file.
+pub(crate) fn fill_and_check_file_atomically<E: From<FileError>>(
+    path: &Path,
+    fill: impl FnOnce(&mut NewFile) -> Result<(), E>,
+    check: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
     let partial = sibling(path, ".partial")?;
     let written = NewFile::create(&partial).map_err(E::from).and_then(|mut file| {
         fill(&mut file)?;
         file.finish()?;
+        check(&partial)?;
         Ok(fs::rename(&partial, path).map_err(failed_to("replace", path))?)
     });
     if written.is_err() {

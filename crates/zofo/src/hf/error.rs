@@ -186,6 +186,15 @@ pub enum HfError {
         tokenizer: PathBuf,
     },
 
+    /// A file that was written does not give back what it was made of. It is not there.
+    #[error("{} was not written, because what is read back from it differs: {difference}", path.display())]
+    ReadBack {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// What differs, and how.
+        difference: String,
+    },
+
     /// The tokenizer's file is JSON but not a tokenizer.
     #[error("{} is not a tokenizer: {reason}", path.display())]
     Tokenizer {

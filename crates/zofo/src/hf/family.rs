@@ -38,7 +38,7 @@ const ROTARY_BUFFERS: &[&str] = &[".rotary_emb.inv_freq"];
 /// All that sets a family apart. Another one is another file and another entry in [`FAMILIES`].
 pub(super) struct Family {
     /// The name in `architectures`.
-    architecture: &'static str,
+    pub(super) architecture: &'static str,
     /// The name in `model_type`, which stands in where `architectures` is absent.
     model_type: &'static str,
     /// What the absence of `eos_token_id` means.
@@ -128,6 +128,14 @@ fn foreign_parts(config: &Keys<'_>) -> impl Iterator<Item = (&'static str, &'sta
     FOREIGN.into_iter().filter(move |(key, _)| config.get(key).is_some_and(is_set))
 }
 
+/// The decoder of a `config.json`.
+///
+/// # Errors
+/// Those of [`read_decoder_config`], but for the file itself.
+pub(super) fn decoder_of(config: &Keys<'_>) -> Result<DecoderConfig, HfError> {
+    family(config)?.decoder(config)
+}
+
 /// Reads a `config.json`, as transformers 4 or 5 writes it.
 ///
 /// # Errors
@@ -135,8 +143,7 @@ fn foreign_parts(config: &Keys<'_>) -> impl Iterator<Item = (&'static str, &'sta
 /// or asks for something that is not supported.
 pub fn read_decoder_config(path: &Path) -> Result<DecoderConfig, HfError> {
     let object = read_object(path)?;
-    let config = Keys::new(path, &object);
-    family(&config)?.decoder(&config)
+    decoder_of(&Keys::new(path, &object))
 }
 
 #[cfg(test)]

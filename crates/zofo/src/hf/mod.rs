@@ -5,7 +5,7 @@
 //! | a model, from a directory or a GGUF file | [`ModelFiles`] |
 //! | `config.json` → [`DecoderConfig`](crate::model::DecoderConfig) | [`read_decoder_config`]; one short file per family |
 //! | adapters as PEFT keeps them | [`PeftAdapter`] |
-//! | GGUF | [`gguf`] |
+//! | GGUF | [`gguf`]; [`export_gguf`] writes a model so |
 //! | chat templates | [`ChatTemplate`] |
 //! | models by their names on the hub | [`hub`] |
 //!
@@ -17,6 +17,7 @@ pub(crate) mod atomic;
 mod chat;
 mod dtype;
 mod error;
+mod export;
 mod family;
 pub mod gguf;
 pub mod hub;
@@ -37,6 +38,7 @@ pub use atomic::FileError;
 pub use chat::{ChatTemplate, Message};
 pub use dtype::{StoredDtype, WeightDtype, hash_bytes};
 pub use error::HfError;
+pub use export::{ExportedGguf, GgufOptions, export_gguf};
 pub use family::read_decoder_config;
 pub use model_files::ModelFiles;
 

@@ -7,7 +7,7 @@ mod random;
 mod tokens;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::HashSet,
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
@@ -133,29 +133,12 @@ impl ModelFiles {
 
     fn open_gguf(path: &Path) -> Result<Self, HfError> {
         let file = GgufFile::open(path)?;
-        // Looked at first, because their number bounds the layers that the configuration may claim.
-        let tensors = file.hf_tensors()?;
-        let config_json = file.hf_config()?.as_object().cloned().unwrap_or_default();
+        let config_json = file.hf_config()?;
         let keys = Keys::new(path, &config_json);
         let config = family(&keys)?.decoder(&keys)?;
+        let named = file.hf_tensors(&config)?.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
         let named_tokens = NamedTokens::of_config(&keys, None, config.vocabulary)?;
         let parameters = config.parameters();
-        let mut tensors: HashMap<_, _> = tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-        let mut named = BTreeMap::new();
-        for (name, shape) in &parameters {
-            match tensors.remove(name) {
-                Some(tensor) if tensor.shape == *shape => named.insert(name.clone(), tensor),
-                Some(tensor) => return Err(wrong_shape(path, name, shape, &tensor.shape)),
-                None => {
-                    let names = vec![name.clone()];
-                    return Err(HfError::MissingTensors { path: path.to_owned(), names });
-                }
-            };
-        }
-        if !tensors.is_empty() {
-            let names = tensors.into_keys().collect();
-            return Err(HfError::ExtraTensors { path: path.to_owned(), names });
-        }
         let opened = File::open(path).map_err(failed_to("open", path))?;
         Ok(Self {
             path: path.to_owned(),
@@ -214,6 +197,24 @@ impl ModelFiles {
             Ok(tokenizer) => Ok((tokenizer, path)),
             Err(cause) => Err(HfError::Tokenizer { path, reason: cause.to_string() }),
         }
+    }
+
+    /// The model's GGUF file, if it is from one.
+    pub(super) fn gguf(&self) -> Option<&GgufFile> {
+        match &self.weights {
+            Weights::Gguf(weights) => Some(weights.file()),
+            Weights::Folder(_) | Weights::Random(_) => None,
+        }
+    }
+
+    /// `config.json` as it is, or as it would be for a GGUF file.
+    pub(super) fn config_json(&self) -> &Map<String, Value> {
+        &self.config_json
+    }
+
+    /// The class of transformers that the model is one of.
+    pub(super) fn class(&self) -> Result<&'static str, HfError> {
+        Ok(family(&Keys::new(&self.path, &self.config_json))?.architecture)
     }
 
     /// `tokenizer_config.json` as it is, or as it would be for a GGUF file, with the file to name in messages; none if the

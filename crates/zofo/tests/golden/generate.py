@@ -17,6 +17,7 @@ from cases_other import OTHER_CASES
 from chat_cases import write_chats
 from family import Family
 from gguf_cases import IQ4_BLOCKS, K_BLOCKS, write_blocks, write_gguf_llama
+from gguf_families import GGUF_FAMILIES
 from methods import Lora
 from pytorch_cases import write_pytorch
 from sentencepiece_cases import write_gemma_like, write_llama_like
@@ -82,6 +83,7 @@ CASES = {
     "gguf-k-types": gguf_k_types,
     "chat-templates": chat_templates,
     "gguf-iq4-types": gguf_iq4_types,
+    **GGUF_FAMILIES,
     "gguf-sentencepiece": write_llama_like,
     "gguf-sentencepiece-gemma": write_gemma_like,
     "pytorch-bin": pytorch_bin,

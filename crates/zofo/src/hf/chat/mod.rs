@@ -85,6 +85,14 @@ impl ChatTemplate {
     }
 }
 
+/// The text of a model's chat template, if it has one: that which [`ChatTemplate::open`] compiles.
+///
+/// # Errors
+/// As there, but for the compilation.
+pub(super) fn template_text(files: &ModelFiles) -> Result<Option<String>, HfError> {
+    Ok(Source::find(files)?.map(|source| source.template))
+}
+
 fn template_error(path: PathBuf, error: &minijinja::Error) -> HfError {
     let kind = error.kind().to_string();
     let reason = match error.detail() {

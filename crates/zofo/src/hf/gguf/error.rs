@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::tensor::TensorType;
+use super::{architecture::Architecture, tensor::TensorType};
 
 /// A GGUF file that cannot be used: which file, and why.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +107,8 @@ pub enum GgufProblem {
 
     /// The model is of a family that cannot be read from GGUF.
     #[error(
-        "architecture \"{found}\" is not supported in a GGUF file; supported: llama. Use the model's Hugging Face directory instead"
+        "architecture \"{found}\" is not supported in a GGUF file; supported: {}. Use the model's Hugging Face directory instead",
+        Architecture::names()
     )]
     Architecture {
         /// `general.architecture`.
@@ -132,13 +133,15 @@ pub enum GgufProblem {
 
     /// The file has a tensor that the model has no use for.
     #[error(
-        "tensor \"{tensor}\" of shape {shape:?} does not belong to a llama model with {layers} layers; leaving it out would change the model"
+        "tensor \"{tensor}\" of shape {shape:?} does not belong to a {architecture} model with {layers} layers; leaving it out would change the model"
     )]
     UnknownTensor {
         /// The tensor.
         tensor: String,
         /// Its shape, row-major.
         shape: Vec<usize>,
+        /// `general.architecture`.
+        architecture: &'static str,
         /// The number of layers that the metadata state.
         layers: usize,
     },
@@ -171,19 +174,17 @@ pub enum GgufProblem {
         columns: usize,
     },
 
-    /// The factors of the rotary frequencies are not those of Llama 3.
+    /// A divisor of a rotary frequency is impossible.
     #[error(
-        "tensor \"rope_freqs.weight\": factor {index} of the rotary frequencies is {found}, and {expected} in the scaling of Llama 3 by {largest}; other factors are not supported, use the model's Hugging Face directory instead"
+        "tensor \"{tensor}\": divisor {index} of the rotary frequencies is {found}, expected a finite number above zero"
     )]
-    RopeFactors {
-        /// The first factor that differs.
+    RopeFactor {
+        /// The tensor.
+        tensor: String,
+        /// The first that is impossible.
         index: usize,
         /// Its value.
         found: f32,
-        /// The value in Llama 3's scheme.
-        expected: f32,
-        /// The largest factor, which is that of the scheme.
-        largest: f32,
     },
 
     /// A tensor cannot be written.

@@ -162,12 +162,16 @@ pub(super) struct Entry {
     elements: Option<(ValueKind, usize)>,
     /// Where the value, or the first element, starts.
     position: usize,
+    /// Where all that stands behind the type starts and ends.
+    start: usize,
+    end: usize,
 }
 
 impl Entry {
     /// Reads type and extent of the value at the cursor, checks all of it, and moves behind it.
     pub(super) fn scan(cursor: &mut Cursor<'_>, key: &str) -> Result<Self, GgufProblem> {
         let kind = ValueKind::read(cursor, format_args!("type of metadata key \"{key}\""))?;
+        let start = cursor.position();
         let elements = if kind == ValueKind::Array {
             let element = ValueKind::read(cursor, format_args!("element type of metadata key \"{key}\""))?;
             let count =
@@ -176,12 +180,12 @@ impl Entry {
         } else {
             None
         };
-        let entry = Self { kind, elements, position: cursor.position() };
-        let (kind, count) = elements.unwrap_or((kind, 1));
+        let position = cursor.position();
+        let (element, count) = elements.unwrap_or((kind, 1));
         for index in 0..count {
-            Scalar::read(cursor, kind, element_name(key, index))?;
+            Scalar::read(cursor, element, element_name(key, index))?;
         }
-        Ok(entry)
+        Ok(Self { kind, elements, position, start, end: cursor.position() })
     }
 
     fn describe(&self) -> String {
@@ -219,6 +223,16 @@ impl<'a> Metadata<'a> {
     /// Whether there is such a key.
     pub fn contains(&self, key: &str) -> bool {
         self.entries.contains_key(key)
+    }
+
+    /// The keys that begin with `prefix`, each with the type of its value and the value's bytes in the file.
+    pub(super) fn stored(&self, prefix: &str) -> impl Iterator<Item = (&'a str, ValueKind, &'a [u8])> {
+        let (entries, bytes) = (self.entries, self.bytes);
+        // The values were all read when the file was opened.
+        entries
+            .iter()
+            .filter(move |(key, _)| key.starts_with(prefix))
+            .filter_map(move |(key, entry)| Some((key.as_str(), entry.kind, bytes.get(entry.start..entry.end)?)))
     }
 
     /// The value that `read` finds under `key`, as in `metadata.required(key, Metadata::string)`.
@@ -291,6 +305,17 @@ impl<'a> Metadata<'a> {
     pub fn strings(&self, key: &str) -> Result<Option<Vec<&'a str>>, GgufError> {
         self.array(key, "an array of strings", |value| match value {
             Scalar::String(text) => Some(text),
+            _ => None,
+        })
+    }
+
+    /// The array of booleans under `key`.
+    ///
+    /// # Errors
+    /// [`GgufProblem::KeyType`] if the value is not an array of booleans.
+    pub fn booleans(&self, key: &str) -> Result<Option<Vec<bool>>, GgufError> {
+        self.array(key, "an array of booleans", |value| match value {
+            Scalar::Bool(value) => Some(value),
             _ => None,
         })
     }

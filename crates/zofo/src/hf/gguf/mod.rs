@@ -5,7 +5,7 @@
 //!
 //! | of a directory | of a GGUF file |
 //! | --- | --- |
-//! | `config.json` | [`GgufFile::hf_config`] |
+//! | `config.json` | [`GgufFile::hf_config`], [`GgufFile::decoder_config`] |
 //! | weights by name | [`GgufFile::hf_tensors`], [`GgufFile::read_f32`] |
 //! | `tokenizer.json` | [`GgufFile::hf_tokenizer_json`], [`GgufFile::tokenizer`] |
 //! | `tokenizer_config.json` | [`GgufFile::hf_tokenizer_config`] |
@@ -16,9 +16,12 @@
 //! Weights are dequantised by rows, so that a caller needs memory for as many rows as it likes, and may read
 //! different rows on different threads.
 
+mod architecture;
+mod arrangement;
 mod config;
 mod cursor;
 mod error;
+mod keys;
 mod metadata;
 mod names;
 mod new_metadata;
@@ -27,6 +30,7 @@ mod quant;
 mod quantize;
 mod reader;
 mod rope;
+mod sizes;
 mod tensor;
 #[cfg(test)]
 mod test_file;
@@ -41,13 +45,17 @@ use std::{
 
 use memmap2::Mmap;
 
+pub(in crate::hf) use architecture::{Architecture, Windows};
 pub use error::{GgufError, GgufProblem};
 pub use metadata::{Metadata, ValueKind};
 pub use names::HfTensor;
+pub(in crate::hf) use names::{POSITIONS, ROPE_FACTORS, ROPE_LONG_FACTORS, ROPE_SHORT_FACTORS, model_tensors};
 pub use new_metadata::{MetadataElement, NewMetadata};
 pub use quantize::WrittenType;
+pub(in crate::hf) use rope::Llama3;
 pub use tensor::{TensorInfo, TensorType};
 pub use tokenizer::{HfTokenizerFiles, tokenizer_metadata};
+pub(in crate::hf) use writer::write_checked_gguf;
 pub use writer::{NewTensor, write_gguf};
 
 use super::mmap::map_file;

@@ -1,6 +1,6 @@
 //! Keys and values of a GGUF file that is to be written.
 
-use super::metadata::ValueKind;
+use super::metadata::{Metadata, ValueKind};
 
 /// Keys and values in the order in which they were set first.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +48,13 @@ impl NewMetadata {
             value.append_to(&mut bytes);
         }
         self.insert(key, ValueKind::Array, bytes);
+    }
+
+    /// Takes over all keys of a file that begin with `prefix`, as they are.
+    pub fn copy(&mut self, from: &Metadata<'_>, prefix: &str) {
+        for (key, kind, value) in from.stored(prefix) {
+            self.insert(key, kind, value.to_owned());
+        }
     }
 
     fn insert(&mut self, key: &str, kind: ValueKind, value: Vec<u8>) {

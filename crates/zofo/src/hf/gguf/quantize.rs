@@ -34,6 +34,26 @@ impl From<WrittenType> for TensorType {
 }
 
 impl WrittenType {
+    /// The name in messages and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
+    /// The number under `general.file_type` of a file whose matrices are of this type (`llama_ftype` in `llama.h`).
+    pub(in crate::hf) const fn file_type(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q8_0 => 7,
+            Self::BF16 => 32,
+        }
+    }
+
     /// How a tensor of this row-major shape is written in a file whose matrices are of this type. Vectors (norms and
     /// biases) stay F32, and rows that are no whole blocks become F16, as in llama.cpp's converter.
     pub fn of_tensor(self, shape: &[usize]) -> Self {

@@ -238,7 +238,10 @@ fn use_up(bytes: &[u8]) {
     let _ = file.hf_config();
     let _ = file.hf_tokenizer_config();
     let _ = file.tokenizer();
-    let Ok(tensors) = file.hf_tensors() else {
+    let Ok(decoder) = file.decoder_config() else {
+        return;
+    };
+    let Ok(tensors) = file.hf_tensors(&decoder) else {
         return;
     };
     for tensor in tensors {
@@ -277,8 +280,8 @@ proptest! {
 fn damage_is_tried_on_a_model_that_is_fine() {
     let bytes = TestFile::llama().write().1;
     let file = open_bytes(&bytes).unwrap();
-    assert_eq!(file.hf_tensors().unwrap().len(), 2 + 2 * 9);
-    file.hf_config().unwrap();
+    let decoder = file.decoder_config().unwrap();
+    assert_eq!(file.hf_tensors(&decoder).unwrap().len(), 2 + 2 * 9);
     file.tokenizer().unwrap();
     assert_eq!(f32_bytes(&[0.0, 1.0]), bytes[file.tensors()[0].byte_range()][..8]);
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, ops::Range, path::Path};
 use super::{
     super::{
         HfError,
-        atomic::{NewFile, fill_file_atomically},
+        atomic::{NewFile, fill_and_check_file_atomically},
     },
     error::{GgufError, GgufProblem},
     new_metadata::{MetadataElement, NewMetadata},
@@ -82,10 +82,25 @@ pub fn write_gguf(
     path: &Path,
     metadata: &NewMetadata,
     tensors: &[NewTensor],
+    read: impl FnMut(&NewTensor, Range<usize>, &mut [f32]) -> Result<(), HfError>,
+) -> Result<(), HfError> {
+    write_checked_gguf(path, metadata, tensors, read, |_| Ok(()))
+}
+
+/// [`write_gguf`], where the file appears only if `check` finds nothing wrong with it; it is given where the complete file
+/// is until then.
+///
+/// # Errors
+/// As there, and those of `check`.
+pub(in crate::hf) fn write_checked_gguf(
+    path: &Path,
+    metadata: &NewMetadata,
+    tensors: &[NewTensor],
     mut read: impl FnMut(&NewTensor, Range<usize>, &mut [f32]) -> Result<(), HfError>,
+    check: impl FnOnce(&Path) -> Result<(), HfError>,
 ) -> Result<(), HfError> {
     let header = header(metadata, tensors).map_err(|problem| GgufError::new(path, problem))?;
-    fill_file_atomically(path, |file| {
+    let fill = |file: &mut NewFile| {
         file.write_all(&header)?;
         pad(file, header.len() as u64)?;
         for tensor in tensors {
@@ -98,7 +113,8 @@ pub fn write_gguf(
             })?;
         }
         Ok(())
-    })
+    };
+    fill_and_check_file_atomically(path, fill, check)
 }
 
 /// Why the values of a tensor are not written.

@@ -44,14 +44,14 @@ impl GgufWeights {
         let place = stored.byte_range();
         let usable = StoredDtype::from(stored.kind()).is_stored_as(dtype)
             && place.start.is_multiple_of(dtype.size())
-            && !tensor.is_reordered();
+            && !tensor.is_rearranged();
         if usable {
             let mapped = map_private(&self.opened, place.start as u64, place.len());
             return Some(mapped.map_err(|cause| failed_to("map", self.file.path())(cause).into()));
         }
         let loaded = match dtype {
-            WeightDtype::F32 => self.dequantize(tensor, stored, 0.0_f32, <[f32]>::copy_from_slice),
-            WeightDtype::Bf16 => self.dequantize(tensor, stored, bf16::ZERO, |out, values| {
+            WeightDtype::F32 => self.dequantize(tensor, 0.0_f32, <[f32]>::copy_from_slice),
+            WeightDtype::Bf16 => self.dequantize(tensor, bf16::ZERO, |out, values| {
                 for (out, &value) in out.iter_mut().zip(values) {
                     *out = bf16::from_f32(value);
                 }
@@ -68,12 +68,12 @@ impl GgufWeights {
     fn dequantize<T: bytemuck::NoUninit + Send + Sync>(
         &self,
         tensor: &HfTensor,
-        stored: &TensorInfo,
         zero: T,
         narrow: impl Fn(&mut [T], &[f32]) + Sync,
     ) -> Result<Bytes, GgufError> {
-        let (rows, columns) = (stored.rows(), stored.columns());
-        let rows_at_once = CHUNK.div_ceil(columns);
+        let columns = tensor.shape.last().copied().unwrap_or(1);
+        let rows = tensor.shape.iter().rev().skip(1).product();
+        let rows_at_once = if tensor.is_read_whole() { rows } else { CHUNK.div_ceil(columns) };
         let mut values = vec![zero; rows * columns];
         values.par_chunks_mut(rows_at_once * columns).enumerate().try_for_each_init(
             Vec::new,

@@ -126,7 +126,9 @@ impl GgufFile {
             }
         }
         let metadata = self.metadata();
-        if let Some(context) = metadata.unsigned("llama.context_length")? {
+        if let Some(architecture) = metadata.string("general.architecture")?
+            && let Some(context) = metadata.unsigned(&format!("{architecture}.context_length"))?
+        {
             config["model_max_length"] = context.into();
         }
         if let Some(template) = metadata.string(CHAT_TEMPLATE)? {

@@ -177,3 +177,29 @@ fn what_cannot_be_written_leaves_no_file() {
     assert_says(&error, &["source is neither"]);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_file_that_fails_its_check_does_not_appear() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let write = |passes: bool| {
+        write_checked_gguf(
+            &path,
+            &NewMetadata::new(),
+            &[],
+            |_, _, _| unreachable!("there are no tensors"),
+            |written| {
+                assert_ne!(written, path);
+                GgufFile::open(written)?;
+                if passes { Ok(()) } else { Err(HfError::NotAModel { path: written.to_owned() }) }
+            },
+        )
+    };
+    write(false).unwrap_err();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    write(true).unwrap();
+    let before = fs::read(&path).unwrap();
+    write(false).unwrap_err();
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
