@@ -13,6 +13,7 @@
 mod bad_rows;
 mod builtin;
 mod cells;
+pub mod chat;
 mod dataset;
 pub mod definition;
 mod encode;
