@@ -161,9 +161,15 @@ fn task_exit_code(error: &TaskError) -> u8 {
         | TaskError::NotClassification { .. }
         | TaskError::UnknownField { .. }
         | TaskError::NoTemplate { .. }
+        | TaskError::NoClasses { .. }
+        | TaskError::NoSource { .. }
+        | TaskError::BadLocation { .. }
+        | TaskError::OneFile { .. }
         | TaskError::TooFewRows { .. }
+        | TaskError::TooFewOfClass { .. }
         | TaskError::EmptySplit { .. }
         | TaskError::BatchTooLarge { .. } => USAGE,
+        TaskError::Hub(error) => hub_exit_code(error),
         _ => INPUT,
     }
 }
@@ -198,7 +204,11 @@ fn hint(error: &Error) -> Option<String> {
                 .to_owned(),
         ),
         Error::Run(RunError::Task(TaskError::MissingData { .. })) => {
-            Some("`--data` (of `train`: `data.dir`) is the folder that holds a folder of the task's name".to_owned())
+            Some(
+                "`--data` (of `train`: `data.dir`) is the folder that holds a folder of the task's name, or that folder; or \
+                 hf://datasets/ORG/NAME, a data set of the hub"
+                    .to_owned(),
+            )
         }
         Error::Run(RunError::Diverged { output, .. }) => {
             let folder = output.display();

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod commands;
+mod data;
 mod errors;
 mod interrupt;
 mod model;

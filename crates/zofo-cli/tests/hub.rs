@@ -111,3 +111,51 @@ fn what_cannot_be_had_is_told() {
     server.fault("GET /api/", 1, Fault::Status(429, vec![("Retry-After", "3600".to_owned())]));
     refused(NAME, &[], 1, &["429", "3600 s"]);
 }
+
+/// Rows of `sst2` in a Parquet file.
+fn parquet(rows: usize, first: usize) -> Vec<u8> {
+    use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use parquet::file::writer::SerializedFileWriter;
+    let schema = "message rows { required binary sentence (UTF8); required int64 label; }";
+    let schema = std::sync::Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Default::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let texts: Vec<ByteArray> =
+        (first..first + rows).map(|row| ByteArray::from(format!("film number {row}").as_str())).collect();
+    let labels: Vec<i64> = (first..first + rows).map(|row| (row % 2) as i64).collect();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&labels, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+#[test]
+fn a_run_keeps_the_commit_of_its_data() {
+    let workspace = Workspace::new();
+    let (train, validation) = (parquet(80, 0), parquet(10, 100));
+    let files = [("sst2/train/0000.parquet", &train[..]), ("sst2/validation/0000.parquet", &validation[..])];
+    let server = Server::start(Repo::dataset(COMMIT, &files));
+    let programs = Programs { workspace: &workspace, endpoint: server.endpoint() };
+    let place = format!("hf://datasets/{NAME}");
+    programs.zofo(&format!("train config.toml --set data.dir={place} --set data.hub_train=train[5:]"), &[]).success();
+    let stored = fs::read_to_string(workspace.path("run/config.toml")).unwrap();
+    for line in [
+        format!("dir = \"{place}@{COMMIT}/sst2\""),
+        "hub_train = \"train[5:]\"".to_owned(),
+        "hub_validation = \"validation\"".to_owned(),
+    ] {
+        assert!(stored.contains(&line), "expected {line} in {stored}");
+    }
+    // The branch moves, and the run does not care; neither does it need the hub any more.
+    server.change(|repo| repo.commit("refs/convert/parquet", LATER, &[("other/train/0000.parquet", b"")]));
+    fs::remove_file(workspace.path("run/checkpoint.safetensors")).unwrap();
+    fs::remove_file(workspace.path("run/journal.zofo")).unwrap();
+    programs.zofo("train --resume run", &[]).success();
+    drop(server);
+    let pinned = format!("eval --model {MODEL} --task sst2 --data {place}@{COMMIT}/sst2 --json");
+    assert_eq!(json_of(&programs.zofo(&pinned, &[]))["tasks"][0]["examples"], 10);
+}

@@ -77,7 +77,7 @@ fn data_scored_tokens_are_the_answers_in_every_example_and_template() {
     let mut tallies = BTreeMap::new();
     for (task, path) in tasks(&folder) {
         for split in [DataSplit::Train, DataSplit::Validation] {
-            let data = Dataset::read(&path.join(split.file_name()), &task, split).unwrap();
+            let data = Dataset::open(&path, &task, split).unwrap();
             for template in task.templates() {
                 let tally: &mut Tally = tallies.entry((task.name().to_owned(), template.name().clone())).or_default();
                 let parts = data.examples.par_chunks(ROWS).map(|rows| check(&task, template, &tokenizer, rows));

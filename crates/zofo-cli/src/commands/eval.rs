@@ -1,6 +1,7 @@
 //! `zofo eval`.
 
 use crate::arguments::{Dtype, path, set_threads, with_home};
+use crate::data;
 use crate::errors::Error;
 use crate::model;
 use crate::output::{print, print_json, table};
@@ -25,7 +26,8 @@ The answer is the candidate whose tokens have the highest mean log-probability.
 Examples:
   zofo eval --model runs/demo/backbone --adapter runs/demo/adapter --task movie-reviews
   zofo eval --model model.gguf --task sst2 --task copa --data my-data --limit 100 --json
-  zofo eval --model HuggingFaceTB/SmolLM2-135M --task sst2")]
+  zofo eval --model HuggingFaceTB/SmolLM2-135M --task sst2
+  zofo eval --model model.gguf --task tickets.toml --data tickets.csv")]
 pub struct Arguments {
     /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
     /// org/name/file.gguf[@revision].
@@ -37,13 +39,18 @@ pub struct Arguments {
     /// A built-in task, or the path of a task file; may be repeated.
     #[arg(long, required = true, num_args = 1.., value_parser = with_home)]
     task: Vec<String>,
-    /// The folder that holds a folder for each task.
-    #[arg(long, default_value = "data", value_parser = path())]
-    data: PathBuf,
+    /// Where the rows are: a folder with a folder for each task, or the folder or file of the one task, or a data set of
+    /// the hub, hf://datasets/ORG/NAME[@REVISION][/CONFIGURATION]. Without it: the folder `data` if there is one, else
+    /// the data set that the task names.
+    #[arg(long, value_name = "PLACE", value_parser = path())]
+    data: Option<PathBuf>,
     /// Which of the task's templates to use, by its name in the task file.
     #[arg(long, value_name = "NAME", default_value_t)]
     template: TemplateName,
-    /// Which file of the task's data to use.
+    /// Leave out up to so many bad rows of each task, and say which.
+    #[arg(long, value_name = "ROWS", default_value_t = 0)]
+    skip_bad_rows: usize,
+    /// Which part of the task's data to use.
     #[arg(long, value_enum, default_value_t)]
     split: Split,
     /// Evaluate the first rows only.
@@ -62,10 +69,10 @@ pub struct Arguments {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Split {
-    /// validation.jsonl.
+    /// What is only ever evaluated.
     #[default]
     Validation,
-    /// train.jsonl.
+    /// What models are trained on.
     Train,
 }
 
@@ -118,7 +125,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     for name in &arguments.task {
         let task = Task::load(name)?;
         task.expect_classification("zofo eval")?;
-        let encoded = encode(&task, &tokenizer, limits, arguments)?;
+        let encoded = encode(&task, &tokenizer, limits, arguments, &messenger)?;
         tasks.push((task, encoded));
     }
     let backbone = Backbone::load(&files, arguments.dtype.into(), &device)?;
@@ -134,8 +141,19 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     Ok(())
 }
 
-fn encode(task: &Task, tokenizer: &Tokenizer, limits: ModelLimits, arguments: &Arguments) -> Result<Encoded, Error> {
-    let dataset = Dataset::open(&arguments.data, task, arguments.split.into())?;
+fn encode(
+    task: &Task,
+    tokenizer: &Tokenizer,
+    limits: ModelLimits,
+    arguments: &Arguments,
+    messenger: &Messenger,
+) -> Result<Encoded, Error> {
+    let split = arguments.split.into();
+    let files = data::locate(arguments.data.as_deref(), task, split, messenger)?;
+    let dataset = Dataset::read(&files, task, split, arguments.skip_bad_rows)?;
+    if dataset.skipped.count > 0 {
+        messenger.say(&format!("{}: {}", task.name(), dataset.skipped));
+    }
     let encoder = Encoder::new(task, &arguments.template, tokenizer, limits)?;
     let count = evaluation_count(dataset.examples.len(), arguments.limit.map(NonZeroUsize::get));
     Ok(encoder.encode(&dataset.examples[..count])?)

@@ -1,6 +1,7 @@
 //! `zofo tasks`.
 
 use crate::arguments::{path, with_home};
+use crate::data;
 use crate::errors::Error;
 use crate::model;
 use crate::output::{print, print_json};
@@ -48,8 +49,9 @@ struct Show {
     /// A built-in task, or the path of a task file.
     #[arg(value_parser = with_home)]
     task: String,
-    /// The folder that holds the task's folder.
-    #[arg(long, value_parser = path())]
+    /// Where rows are: the folder that holds the task's folder, or that folder, or a file, or a data set of the hub,
+    /// hf://datasets/ORG/NAME.
+    #[arg(long, value_name = "PLACE", value_parser = path())]
     data: Option<PathBuf>,
     /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision].
     #[arg(long, value_parser = path(), requires = "data")]
@@ -166,8 +168,9 @@ struct Tokens {
 fn show(arguments: &Show) -> Result<(), Error> {
     let task = Task::load(&arguments.task)?;
     let examples = match &arguments.data {
-        Some(folder) => {
-            let mut dataset = Dataset::open(folder, &task, DataSplit::Train)?;
+        Some(place) => {
+            let files = data::locate(Some(place), &task, DataSplit::Train, &Messenger::new())?;
+            let mut dataset = Dataset::read(&files, &task, DataSplit::Train, 0)?;
             dataset.examples.truncate(SHOWN);
             Some(render(&task, &dataset.examples, arguments)?)
         }

@@ -8,6 +8,7 @@ use assert_cmd::assert::Assert;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process;
 use tempfile::TempDir;
@@ -35,8 +36,8 @@ impl Workspace {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data/sst2");
         fs::create_dir_all(&data).unwrap();
-        fs::write(data.join("train.jsonl"), rows(ROWS[0])).unwrap();
-        fs::write(data.join("validation.jsonl"), rows(ROWS[1])).unwrap();
+        fs::write(data.join("train.jsonl"), rows(0..ROWS[0])).unwrap();
+        fs::write(data.join("validation.jsonl"), rows(ROWS[0]..ROWS[0] + ROWS[1])).unwrap();
         let config = format!(
             r#"
             [model]
@@ -193,7 +194,7 @@ pub fn assert_error(assert: Assert, code: i32, words: &[&str]) {
 }
 
 /// Film reviews of a kind, of both labels in turn.
-fn rows(count: usize) -> String {
+fn rows(numbers: Range<usize>) -> String {
     let words = [["dull", "cold", "tired", "flat", "clumsy"], ["fine", "warm", "funny", "bright", "clever"]];
     let row = |index: usize| {
         let words = words[index % 2];
@@ -203,5 +204,5 @@ fn rows(count: usize) -> String {
             json!({ "sentence": format!("a {first} and {second} film , number {index} ."), "label": index % 2, "idx": index })
         )
     };
-    (0..count).map(row).collect()
+    numbers.map(row).collect()
 }

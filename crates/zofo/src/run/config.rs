@@ -25,11 +25,11 @@ pub use error::ConfigError;
 pub use paths::expand_home;
 pub use sections::{
     BlockInit, Compute, DataConfig, Device, InnerConfig, Keep, KeepAdapter, LrSchedule, MethodConfig, MethodName,
-    ModelConfig, Optimizer, OuterConfig, PeftConfig, PeftKind, RunConfig, ShadowInit,
+    ModelConfig, Optimizer, OuterConfig, Overlap, PeftConfig, PeftKind, RunConfig, ShadowInit,
 };
 
 use crate::hf::hub::is_hub_id;
-use crate::task::Task;
+use crate::task::{Location, Task};
 use keys::{Effect, KEYS, Key};
 use reader::Reader;
 use source::Source;
@@ -93,7 +93,11 @@ impl Config {
         if !is_hub_id(&self.model.path) {
             self.model.path = paths::absolute(&self.model.path);
         }
-        self.data.dir = paths::absolute(&self.data.dir);
+        for path in [&mut self.data.dir, &mut self.data.train, &mut self.data.validation].into_iter().flatten() {
+            if !Location::is_hub(path) {
+                *path = paths::absolute(path);
+            }
+        }
         let is_builtin = Task::builtin_names().any(|name| name == self.data.task);
         if !is_builtin && Path::new(&self.data.task).is_file() {
             self.data.task = paths::absolute(Path::new(&self.data.task)).display().to_string();

@@ -75,10 +75,11 @@ impl RunFolder {
         Ok((folder, config))
     }
 
-    /// Where an overlay named another model: how that is named at its commit.
-    pub fn set_model(&mut self, model: &Path) {
+    /// Where overlays named another model or other data: how those are named at their commits.
+    pub fn set_inputs(&mut self, located: &Config) {
         if let Some(config) = &mut self.changed {
-            config.model.path = model.to_owned();
+            config.model.path.clone_from(&located.model.path);
+            config.data.clone_from(&located.data);
         }
     }
 

@@ -2,36 +2,47 @@
 
 use super::blocks;
 use super::config::Config;
+use super::data::{self, DataFiles, TrainingData};
 use super::error::RunError;
 use super::progress::Observer;
 use crate::hf::ModelFiles;
-use crate::hf::hub::{Hub, locate_model};
+use crate::hf::hub::{Hub, HubProgress, locate_model};
 use crate::model::Batch;
 use crate::peft::AdapterConfig;
-use crate::task::{
-    BatchSampler, Cursor, DataSplit, Dataset, EncodedExample, Encoder, Splits, Task, TruncationReport, evaluation_count,
-};
+use crate::task::{BatchSampler, Cursor, EncodedExample, Encoder, Task, TruncationReport};
 use crate::train::bilevel::Batches;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Finds the model of a run, from the hub if need be. A model of the hub is then named in `config` by the commit that it
-/// is, so that the run goes on with the same weights wherever its branch moves.
+/// Where the inputs of a run are.
+pub struct Located {
+    model: PathBuf,
+    task: Task,
+    data: DataFiles,
+}
+
+/// Finds the model and the data of a run, from the hub if need be. What is of the hub is then named in `config` by the
+/// commit that it is, so that the run goes on with the same weights and rows wherever a branch moves.
 ///
 /// # Errors
 ///
-/// As [`locate_model`]; `interrupted` ends a download.
-pub fn locate(config: &mut Config, observer: &mut dyn Observer, interrupted: &AtomicBool) -> Result<PathBuf, RunError> {
-    let location = locate_model(&config.model.path, &Hub::from_env(), &mut |progress| {
+/// As [`locate_model`] and [`Location::files`](crate::task::Location::files); `interrupted` ends a download.
+pub fn locate(config: &mut Config, observer: &mut dyn Observer, interrupted: &AtomicBool) -> Result<Located, RunError> {
+    let task = Task::load(&config.data.task)?;
+    task.expect_classification("training")?;
+    let hub = Hub::from_env();
+    let mut watcher = |progress: HubProgress<'_>| {
         observer.downloading(progress);
         if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    };
+    let location = locate_model(&config.model.path, &hub, &mut watcher)?;
     if let Some(id) = location.id {
         config.model.path = PathBuf::from(id.to_string());
     }
-    Ok(location.path)
+    let data = data::locate(&mut config.data, &task, &hub, &mut watcher)?;
+    Ok(Located { model: location.path, task, data })
 }
 
 /// What a configuration names, opened, checked and encoded.
@@ -44,51 +55,40 @@ pub struct Inputs {
     pub inner: Vec<EncodedExample>,
     /// D_f.
     pub outer: Vec<EncodedExample>,
-    /// Cut from the training file; selects.
+    /// Cut from the training rows; selects.
     pub validation: Vec<EncodedExample>,
-    /// From the validation file; never selects.
+    /// Never selects.
     pub evaluation: Vec<EncodedExample>,
     /// What was cut to fit the model's context, over all four.
     pub truncation: TruncationReport,
+    /// What should be known of the data.
+    pub notes: Vec<String>,
 }
 
 impl Inputs {
-    /// Opens and encodes everything that `config` names; `model` is where its model is.
+    /// Opens and encodes everything that `config` names.
     ///
     /// # Errors
     ///
     /// Anything missing, unreadable or inconsistent, with file and line where there is one.
-    pub fn open(config: &Config, model: &Path) -> Result<Self, RunError> {
-        let files = ModelFiles::open(model)?;
+    pub fn open(config: &Config, located: &Located) -> Result<Self, RunError> {
+        let files = ModelFiles::open(&located.model)?;
         let tokenizer = files.tokenizer()?;
         let block = blocks::configured(&config.peft, &tokenizer)?;
         block.check(files.config())?;
-        let task = Task::load(&config.data.task)?;
-        task.expect_classification("training")?;
-        let train = Dataset::open(&config.data.dir, &task, DataSplit::Train)?;
-        let held_out = Dataset::open(&config.data.dir, &task, DataSplit::Validation)?;
-        let data = &config.data;
-        let splits = Splits::new(
-            train.examples.len(),
-            data.train_examples,
-            data.validation_examples,
-            data.inner_fraction,
-            data.seed,
-        )?;
-        let count = evaluation_count(held_out.examples.len(), data.eval_examples);
+        let data = TrainingData::read(&config.data, &located.task, &located.data)?;
 
         let limits = files.config().limits().after(block.virtual_tokens());
-        let encoder = Encoder::new(&task, &data.template, &tokenizer, limits)?;
-        let pick = |rows: &[usize]| encoder.encode(rows.iter().map(|&row| &train.examples[row]));
+        let encoder = Encoder::new(&located.task, &config.data.template, &tokenizer, limits)?;
         let parts = [
-            pick(&splits.inner)?,
-            pick(&splits.outer)?,
-            pick(&splits.validation)?,
-            encoder.encode(&held_out.examples[..count])?,
+            encoder.encode(data.inner())?,
+            encoder.encode(data.outer())?,
+            encoder.encode(data.validation())?,
+            encoder.encode(data.evaluation())?,
         ];
         let truncation = TruncationReport::sum(parts.iter().map(|part| &part.truncation));
         let [inner, outer, validation, evaluation] = parts.map(|part| part.examples);
-        Ok(Self { files, block, inner, outer, validation, evaluation, truncation })
+        Ok(Self { files, block, inner, outer, validation, evaluation, truncation, notes: data.notes })
     }
 }
 

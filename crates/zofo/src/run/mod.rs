@@ -6,6 +6,7 @@
 mod blocks;
 mod checkpoint;
 pub mod config;
+mod data;
 mod error;
 mod finish;
 mod folder;

@@ -104,7 +104,7 @@ impl Plan {
         let gradient_tokens = inner_batch * steps as f64 + f + p;
         let forward_tokens = 2.0 * (f + 2.0 * p);
         let seconds_per_step = gradient_tokens * speed.gradient + forward_tokens * speed.forward;
-        let mut warnings = Vec::new();
+        let mut warnings = inputs.notes.clone();
         if config.outer.optimizer == BackboneOptimizer::Adam {
             let bytes = 8 * backbone_parameters as u64;
             warnings.push(format!(

@@ -68,8 +68,8 @@ pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool
         Start::New(config) => {
             let mut config = config.with_absolute_paths();
             // Everything that can be wrong with the inputs is found before the folder is made.
-            let model = locate(&mut config, observer, interrupted)?;
-            let inputs = Inputs::open(&config, &model)?;
+            let located = locate(&mut config, observer, interrupted)?;
+            let inputs = Inputs::open(&config, &located)?;
             check(&config)?;
             RunBatches::new(&inputs, &config)?;
             (RunFolder::create(&config)?, config, inputs)
@@ -81,9 +81,9 @@ pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool
                 snapshot::remove_others(&folder, None)?;
                 return Ok(Outcome::AlreadyFinished);
             }
-            let model = locate(&mut config, observer, interrupted)?;
-            folder.set_model(&config.model.path);
-            let inputs = Inputs::open(&config, &model)?;
+            let located = locate(&mut config, observer, interrupted)?;
+            folder.set_inputs(&config);
+            let inputs = Inputs::open(&config, &located)?;
             check(&config)?;
             (folder, config, inputs)
         }
@@ -136,9 +136,9 @@ fn salvage(session: Session, error: RunError, observer: &mut dyn Observer, inter
 /// Those of [`train`] that can be found without training.
 pub fn plan(config: &Config, observer: &mut dyn Observer) -> Result<Plan, RunError> {
     let mut config = config.clone();
-    let model = locate(&mut config, observer, &AtomicBool::new(false))?;
+    let located = locate(&mut config, observer, &AtomicBool::new(false))?;
     let config = &config;
-    let inputs = Inputs::open(config, &model)?;
+    let inputs = Inputs::open(config, &located)?;
     check(config)?;
     let mut batches = RunBatches::new(&inputs, config)?;
     let backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;

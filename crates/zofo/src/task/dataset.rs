@@ -1,32 +1,34 @@
-//! Data files: `<folder>/<task>/{train,validation}.jsonl`, one JSON object a line, checked against
-//! the task.
+//! The rows of a task's split, read from its files and checked against the task.
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
+use super::bad_rows::{BadRows, SkippedRows};
+use super::cells::type_cells;
 use super::definition::Task;
 use super::error::TaskError;
-use super::row::{self, Fields, Gold, Mismatch, describe};
+use super::files::SplitFiles;
+use super::row::{self, Fields, Gold};
+use crate::data::{Row, RowError, Rows};
 
-/// The two files of a task's data.
+/// The two parts of a task's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataSplit {
-    /// `train.jsonl`: what trains, and what selects.
+    /// What trains, and what selects.
     Train,
-    /// `validation.jsonl`: what is only ever evaluated.
+    /// What is only ever evaluated.
     Validation,
 }
 
 impl DataSplit {
-    /// The file's name.
-    pub fn file_name(self) -> &'static str {
+    pub(super) const ALL: [Self; 2] = [Self::Train, Self::Validation];
+
+    /// The name of its file, without what tells the format.
+    pub fn stem(self) -> &'static str {
         match self {
-            DataSplit::Train => "train.jsonl",
-            DataSplit::Validation => "validation.jsonl",
+            DataSplit::Train => "train",
+            DataSplit::Validation => "validation",
         }
     }
 }
@@ -45,7 +47,7 @@ impl fmt::Display for DataSplit {
 pub struct Example {
     /// The file it comes from.
     pub source: Arc<Path>,
-    /// Its line there, from 1.
+    /// Its line there, from 1; of formats without lines, its number.
     pub line: usize,
     /// The fields that the task declares; what else the row has is dropped.
     pub fields: Fields,
@@ -53,111 +55,100 @@ pub struct Example {
     pub gold: Gold,
 }
 
-/// The checked rows of one data file, in file order; never empty.
+/// The checked rows of one split, in the order of its files; never empty.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    /// The file.
-    pub path: Arc<Path>,
     /// Its rows.
     pub examples: Vec<Example>,
-}
-
-/// Finds a data file: in `<folder>/<task>` if that exists, else in `folder` itself if it holds data
-/// files.
-///
-/// # Errors
-/// [`TaskError::MissingData`], which says what was looked for.
-pub fn locate(folder: &Path, task: &str, split: DataSplit) -> Result<PathBuf, TaskError> {
-    let own_folder = folder.join(task);
-    let holds_data = |folder: &Path| {
-        [DataSplit::Train, DataSplit::Validation].iter().any(|split| folder.join(split.file_name()).is_file())
-    };
-    let looked_for = if holds_data(&own_folder) {
-        vec![own_folder.join(split.file_name())]
-    } else if holds_data(folder) {
-        vec![folder.join(split.file_name())]
-    } else {
-        vec![own_folder.join(split.file_name()), folder.join(split.file_name())]
-    };
-    looked_for.iter().find(|path| path.is_file()).cloned().ok_or_else(|| TaskError::MissingData {
-        task: task.to_owned(),
-        looked_for: looked_for.iter().map(|path| path.display().to_string()).collect(),
-    })
+    /// Those that were left out because they are bad.
+    pub skipped: SkippedRows,
 }
 
 impl Dataset {
-    /// Finds and reads the data file of a task's split; see [`locate`] and [`Dataset::read`].
+    /// Finds and reads the data file of a task's split; see [`SplitFiles::find`] and [`Dataset::read`]. No row may be
+    /// bad.
     ///
     /// # Errors
     /// Those of the two.
     pub fn open(folder: &Path, task: &Task, split: DataSplit) -> Result<Self, TaskError> {
-        Self::read(&locate(folder, task.name(), split)?, task, split)
+        Self::read(&SplitFiles::find(folder, task.name(), split)?, task, split, 0)
     }
 
-    /// Reads a data file.
-    ///
-    /// A byte-order mark, CRLF line ends and blank lines at the end are tolerated.
+    /// Reads the files of a split, of which up to `tolerated` rows may be bad.
     ///
     /// # Errors
-    /// A file that cannot be read or has no rows; with file and line: bytes that are not UTF-8, a
-    /// line that is not a JSON object, a missing field, a field of the wrong type, a label that
-    /// stands for no candidate.
-    pub fn read(path: &Path, task: &Task, split: DataSplit) -> Result<Self, TaskError> {
-        let bytes = fs::read(path).map_err(|source| TaskError::ReadData { path: path.to_owned(), source })?;
-        let path: Arc<Path> = path.into();
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).trim_ascii_end();
-        if bytes.is_empty() {
-            return Err(TaskError::EmptyFile { split, path: path.to_path_buf() });
+    /// A file that cannot be read; no rows at all; with file and line: a row that is not one of its format, a missing
+    /// field, a field of the wrong type, a label that stands for no candidate. If some are tolerated:
+    /// [`TaskError::TooManyBadRows`].
+    pub fn read(files: &SplitFiles, task: &Task, split: DataSplit, tolerated: usize) -> Result<Self, TaskError> {
+        let mut examples = Vec::new();
+        let mut bad_rows = BadRows::new(tolerated);
+        for group in &files.0 {
+            let mut row_number = 0;
+            let end = group.end.unwrap_or(usize::MAX);
+            for path in &group.files {
+                if row_number >= end {
+                    break;
+                }
+                let source: Arc<Path> = path.as_path().into();
+                let rows = Rows::open(path)?;
+                let has_types = rows.has_types();
+                for row in rows.take(end - row_number) {
+                    row_number += 1;
+                    if row_number <= group.start {
+                        continue;
+                    }
+                    match row {
+                        Ok(row) => match check(row, has_types, &source, task) {
+                            Ok(example) => examples.push(example),
+                            Err(error) => bad_rows.skip(error)?,
+                        },
+                        Err(RowError::Bad(bad)) => bad_rows.skip(TaskError::Row {
+                            path: path.clone(),
+                            line: bad.number,
+                            expected: bad.expected,
+                            found: bad.found,
+                        })?,
+                        Err(RowError::Broken(error)) => return Err(error.into()),
+                    }
+                }
+            }
         }
-        let examples = bytes
-            .split(|&byte| byte == b'\n')
-            .enumerate()
-            .map(|(index, line)| {
-                parse_line(line)
-                    .and_then(|row| row::check(&row, task))
-                    .map(|(fields, gold)| Example { source: path.clone(), line: index + 1, fields, gold })
-                    .map_err(|Mismatch { expected, found }| TaskError::Row {
-                        path: path.to_path_buf(),
-                        line: index + 1,
-                        expected,
-                        found,
-                    })
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { path, examples })
+        if examples.is_empty() {
+            let path = files.first().unwrap_or(Path::new("")).to_owned();
+            return Err(TaskError::EmptyFile { split, path });
+        }
+        Ok(Self { examples, skipped: bad_rows.skipped() })
     }
 }
 
-/// The JSON object of a line.
-fn parse_line(line: &[u8]) -> Result<Map<String, Value>, Mismatch> {
-    let text = std::str::from_utf8(line).map_err(|error| {
-        Mismatch::new("UTF-8 text", format!("an invalid byte at column {}", error.valid_up_to() + 1))
-    })?;
-    if text.trim().is_empty() {
-        return Err(Mismatch::new("a JSON object", "an empty line"));
+fn check(mut row: Row, has_types: bool, source: &Arc<Path>, task: &Task) -> Result<Example, TaskError> {
+    if !has_types {
+        type_cells(&mut row.values, task);
     }
-    match serde_json::from_str(text) {
-        Ok(Value::Object(row)) => Ok(row),
-        Ok(other) => Err(Mismatch::new("a JSON object", describe(&other))),
-        Err(error) => {
-            // The parser counts lines within this one line; only its column says something.
-            let message = error.to_string();
-            let reason = message.split(" at line ").next().unwrap_or(&message);
-            let found = format!("text that is not JSON: {reason} at column {}", error.column());
-            Err(Mismatch::new("a JSON object", found))
-        }
+    match row::check(&row.values, task) {
+        Ok((fields, gold)) => Ok(Example { source: source.clone(), line: row.number, fields, gold }),
+        Err(mismatch) => Err(TaskError::Row {
+            path: source.to_path_buf(),
+            line: row.number,
+            expected: mismatch.expected,
+            found: mismatch.found,
+        }),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use super::super::files::FileGroup;
     use super::*;
 
     fn read(task: &str, content: impl AsRef<[u8]>) -> Result<Dataset, TaskError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("train.jsonl");
         fs::write(&path, content).unwrap();
-        Dataset::read(&path, &Task::load(task).unwrap(), DataSplit::Train)
+        Dataset::read(&SplitFiles::whole(&path), &Task::load(task).unwrap(), DataSplit::Train, 0)
     }
 
     fn error(task: &str, content: impl AsRef<[u8]>) -> String {
@@ -240,26 +231,50 @@ mod tests {
         assert!(error("sst2", row).ends_with(&format!("\"{}…\"", "ü".repeat(40))));
     }
 
+    fn files(folder: &Path, names: &[&str], start: usize, end: Option<usize>) -> SplitFiles {
+        let files = names.iter().map(|name| folder.join(name)).collect();
+        SplitFiles(vec![FileGroup { files, start, end }])
+    }
+
     #[test]
-    fn data_is_looked_for_in_the_task_folder_and_then_in_the_folder_itself() {
+    fn rows_of_several_files_are_counted_together() {
         let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        let message = locate(root, "sst2", DataSplit::Train).unwrap_err().to_string();
-        let (nested, direct) = (root.join("sst2/train.jsonl"), root.join("train.jsonl"));
-        let expected =
-            format!("no data for task \"sst2\": looked for {} and for {}", nested.display(), direct.display());
-        assert_eq!(message, expected);
-        fs::write(&direct, GOOD).unwrap();
-        assert_eq!(locate(root, "sst2", DataSplit::Train).unwrap(), direct);
-        fs::create_dir(root.join("sst2")).unwrap();
-        assert_eq!(locate(root, "sst2", DataSplit::Train).unwrap(), direct);
-        fs::write(&nested, GOOD).unwrap();
-        assert_eq!(locate(root, "sst2", DataSplit::Train).unwrap(), nested);
-        // The two files of a run come from one folder.
-        fs::write(root.join("validation.jsonl"), GOOD).unwrap();
-        let message = locate(root, "sst2", DataSplit::Validation).unwrap_err().to_string();
-        assert!(message.ends_with(&root.join("sst2/validation.jsonl").display().to_string()), "{message}");
+        let row = |text: &str| format!("{{\"sentence\": \"{text}\", \"label\": 1}}\n");
+        fs::write(folder.path().join("0.jsonl"), row("a") + &row("b")).unwrap();
+        fs::write(folder.path().join("1.csv"), "label,sentence\n0,c\n1,\"d, and\nmore\"\n").unwrap();
         let task = Task::load("sst2").unwrap();
-        assert_eq!(Dataset::open(root, &task, DataSplit::Train).unwrap().path.as_ref(), nested);
+        let read = |start, end| {
+            let files = files(folder.path(), &["0.jsonl", "1.csv"], start, end);
+            Dataset::read(&files, &task, DataSplit::Train, 0).map(|data| data.examples)
+        };
+        let texts = |start, end| -> Vec<String> {
+            let examples = read(start, end).unwrap();
+            examples.iter().map(|example| example.fields["sentence"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(texts(0, None), ["a", "b", "c", "d, and\nmore"]);
+        assert_eq!(texts(1, Some(3)), ["b", "c"]);
+        assert_eq!(texts(2, None), ["c", "d, and\nmore"]);
+        assert_eq!(texts(0, Some(2)), ["a", "b"]);
+        let last = &read(3, None).unwrap()[0];
+        assert_eq!((last.line, last.source.ends_with("1.csv"), &last.gold), (3, true, &Gold::Candidates(vec![1])));
+        assert!(matches!(read(9, None), Err(TaskError::EmptyFile { .. })));
+    }
+
+    #[test]
+    fn bad_rows_are_tolerated_up_to_a_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = format!("{GOOD}\n{{\n{GOOD}\n{{\"label\": 1}}\n[]\n");
+        fs::write(folder.path().join("t.jsonl"), content).unwrap();
+        let task = Task::load("sst2").unwrap();
+        let read =
+            |tolerated| Dataset::read(&files(folder.path(), &["t.jsonl"], 0, None), &task, DataSplit::Train, tolerated);
+        assert!(matches!(read(0), Err(TaskError::Row { line: 2, .. })));
+        let message = read(2).unwrap_err().to_string();
+        assert!(message.starts_with("more than 2 bad rows, which data.skip_bad_rows tolerates: "), "{message}");
+        assert!([":2: ", ":4: ", ":5: "].iter().all(|place| message.contains(place)), "{message}");
+        let data = read(3).unwrap();
+        assert_eq!((data.examples.len(), data.skipped.count), (2, 3));
+        let report = data.skipped.to_string();
+        assert!(report.starts_with("3 bad rows were left out: ") && report.contains("t.jsonl:2: expected"), "{report}");
     }
 }

@@ -9,6 +9,8 @@ use thiserror::Error;
 use super::dataset::DataSplit;
 use super::encode::ForeignToken;
 use super::template::TemplateName;
+use crate::data::{DataError, Format};
+use crate::hf::hub::HubError;
 
 /// A template of a task, or one of its texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,7 +160,11 @@ pub enum TaskError {
     },
 
     /// Neither the data folder nor a folder of the task's name in it holds data.
-    #[error("no data for task \"{task}\": looked for {}", .looked_for.join(" and for "))]
+    #[error(
+        "no data for task \"{task}\": looked for {} ({} would do too, and each of them with .gz or .zst)",
+        .looked_for.join(" and for "),
+        Format::endings()
+    )]
     MissingData {
         /// Name of the task.
         task: String,
@@ -166,13 +172,60 @@ pub enum TaskError {
         looked_for: Vec<String>,
     },
 
-    /// A data file cannot be read.
-    #[error("cannot read {}", .path.display())]
-    ReadData {
+    /// A folder holds a split twice.
+    #[error("which one is the {split} data, {} or {}? Leave one of them there", .first.display(), .second.display())]
+    AmbiguousData {
+        /// Which split.
+        split: DataSplit,
+        /// A file.
+        first: PathBuf,
+        /// Another one.
+        second: PathBuf,
+    },
+
+    /// Nobody says where the data are.
+    #[error(
+        "no data for task \"{task}\", which does not name a data set of the hub: say where its rows are: data.dir is a \
+         folder or a data set of the hub, data.train a file (`zofo eval` has --data for all three)"
+    )]
+    NoSource {
+        /// Name of the task.
+        task: String,
+    },
+
+    /// A text that should name a data set of the hub does not.
+    #[error("\"{text}\" names no data set of the hub: expected hf://datasets/ORG/NAME[@REVISION][/CONFIGURATION]")]
+    BadLocation {
+        /// The text.
+        text: String,
+    },
+
+    /// One file, where a run needs two splits.
+    #[error(
+        "{} is a file: name the training data by data.train, and, if they are in a file of their own, the data to evaluate \
+         by data.validation",
+        .path.display()
+    )]
+    OneFile {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+    },
+
+    /// A data set of the hub cannot be had.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+
+    /// A data file cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+
+    /// More rows are bad than were to be tolerated.
+    #[error("more than {tolerated} bad rows, which data.skip_bad_rows tolerates: {}", .first.join("; "))]
+    TooManyBadRows {
+        /// How many were to be tolerated.
+        tolerated: usize,
+        /// What is wrong with the first of them.
+        first: Vec<String>,
     },
 
     /// A line of a data file is not what the task says.
@@ -295,6 +348,32 @@ pub enum TaskError {
         proposed_train: usize,
         /// A value that would work.
         proposed_validation: usize,
+    },
+
+    /// A class has fewer training rows than were asked for.
+    #[error(
+        "the training data has {rows} usable rows of class \"{class}\", but data.few_shot = {shots} needs {shots} of every \
+         class: set data.few_shot = {rows} or less, or give more data"
+    )]
+    TooFewOfClass {
+        /// Name of the class.
+        class: String,
+        /// Rows that there are.
+        rows: usize,
+        /// `data.few_shot`.
+        shots: usize,
+    },
+
+    /// A division by classes, of a task that has none.
+    #[error(
+        "{key} divides rows by their classes, but task \"{task}\" has none: its candidates differ from row to row, or its \
+         answers are written"
+    )]
+    NoClasses {
+        /// Name of the task.
+        task: String,
+        /// The setting.
+        key: &'static str,
     },
 
     /// A part of the training data would have no row.

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::cells::{boolean, integer, strings};
 use super::definition::file::LabelSource;
 use super::engine::Engine;
 use super::row::{Fields, Gold, Mismatch, alternatives, describe, find, missing};
@@ -57,6 +58,30 @@ impl Label {
         match &self.place {
             Place::Columns(columns) => columns.join(" or "),
             Place::Computed(_) => "computed from the fields".to_owned(),
+        }
+    }
+
+    /// The columns where the value may be; none if it is computed.
+    pub(super) fn columns(&self) -> &[String] {
+        match &self.place {
+            Place::Columns(columns) => columns,
+            Place::Computed(_) => &[],
+        }
+    }
+
+    /// The value that the text of a cell stands for, in a file whose values have no types. `None` for the text itself.
+    pub(super) fn cell(&self, text: &str) -> Option<Value> {
+        match &self.meaning {
+            Meaning::Position(_) => integer(text),
+            Meaning::Class(values) | Meaning::Item { values: Some(values), .. } => {
+                let known = |value: &Value| class(value, values).is_some();
+                if known(&Value::from(text)) {
+                    return None;
+                }
+                integer(text).filter(known).or_else(|| boolean(text).filter(known))
+            }
+            // A number would be an item for some rows and a position for others.
+            Meaning::Item { values: None, .. } | Meaning::Answer => strings(text),
         }
     }
 

@@ -106,7 +106,21 @@ impl TryFrom<String> for SplitRows {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl FromStr for SplitRows {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         text.split('+').map(|part| part.trim().parse()).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl From<SplitPart> for SplitRows {
+    fn from(part: SplitPart) -> Self {
+        Self(vec![part])
     }
 }
 

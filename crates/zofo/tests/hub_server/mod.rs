@@ -1,7 +1,7 @@
-//! A hub on this machine with one model, which can be told to misbehave.
+//! A hub on this machine with one model or data set, which can be told to misbehave.
 //!
-//! It speaks what a download needs: `/api/models/ORG/NAME/revision/REV`, and `/ORG/NAME/resolve/COMMIT/FILE`, which
-//! redirects large files to `/storage/SHA256`, with the headers that the hub sends.
+//! It speaks what a download needs: `/api/models/ORG/NAME/revision/REV`, and `/ORG/NAME/resolve/COMMIT/FILE` (of a data
+//! set `/api/datasets/…` and `/datasets/ORG/…`), which redirects large files to `/storage/SHA256`, with the headers that the hub sends.
 
 // Every test binary uses a part of it.
 #![allow(dead_code)]
@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-/// The one model's name.
+/// The one repository's name.
 pub const NAME: &str = "acme/tiny";
 
 /// A file of the model.
@@ -31,9 +31,10 @@ pub struct RepoFile {
     pub is_large: bool,
 }
 
-/// A model: its branches, and the files of every commit.
+/// A model or a data set: its branches, and the files of every commit.
 #[derive(Clone, Default)]
 pub struct Repo {
+    pub is_dataset: bool,
     pub branches: BTreeMap<String, String>,
     pub commits: BTreeMap<String, BTreeMap<String, RepoFile>>,
     /// Names that are listed besides.
@@ -45,6 +46,13 @@ impl Repo {
     pub fn new(commit: &str, files: &[(&str, &[u8])]) -> Self {
         let mut repo = Self::default();
         repo.commit("main", commit, files);
+        repo
+    }
+
+    /// A data set with these files at `commit`, where the branch of Parquet files is.
+    pub fn dataset(commit: &str, files: &[(&str, &[u8])]) -> Self {
+        let mut repo = Self { is_dataset: true, ..Self::default() };
+        repo.commit("refs/convert/parquet", commit, files);
         repo
     }
 
@@ -70,7 +78,7 @@ impl Repo {
 
 fn file(name: &str, content: &[u8]) -> RepoFile {
     use sha1::Digest;
-    let is_large = [".safetensors", ".bin", ".gguf"].iter().any(|ending| name.ends_with(ending));
+    let is_large = [".safetensors", ".bin", ".gguf", ".parquet"].iter().any(|ending| name.ends_with(ending));
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let etag = if is_large {
         hex(&sha2::Sha256::digest(content))
@@ -261,8 +269,9 @@ fn route(repo: &Repo, path: &str, start: Option<usize>) -> Answer {
         let revision = revision.replace("%2F", "/");
         repo.branches.get(&revision).cloned().or_else(|| repo.commits.contains_key(&revision).then_some(revision))
     };
-    let api = format!("/api/models/{NAME}/revision/");
-    let resolve = format!("/{NAME}/resolve/");
+    let (kind, folder) = if repo.is_dataset { ("datasets", "/datasets") } else { ("models", "") };
+    let api = format!("/api/{kind}/{NAME}/revision/");
+    let resolve = format!("{folder}/{NAME}/resolve/");
     if let Some(revision) = path.strip_prefix(&api) {
         let Some(commit) = found(revision) else { return Answer::error(404, "RevisionNotFound") };
         let names = repo.commits[&commit].keys().chain(&repo.listed);

@@ -1,7 +1,7 @@
 //! The part of the cache that belongs to one repository, laid out as `huggingface_hub` does:
 //!
 //! ```text
-//! models--org--name/
+//! models--org--name/             of a data set: datasets--org--name/
 //!     refs/main                    the commit that the branch was at
 //!     snapshots/COMMIT/FILE        a link to the content
 //!     blobs/ETAG                   the content; ETAG.incomplete while it comes
@@ -14,13 +14,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hf_hub::{Cache, CacheRepo, Repo};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use super::{
     super::atomic::{FileError, failed_to, write_file_atomically},
     error::HubError,
     files::{self, CONFIG, Weights},
-    id::{HubId, is_commit},
+    id::{HubId, RepoKind, is_commit},
     progress::Watch,
 };
 
@@ -34,7 +34,7 @@ pub(super) struct RepositoryCache {
 
 impl RepositoryCache {
     pub(super) fn new(cache: &Path, id: &HubId) -> Self {
-        let repo = Repo::model(id.repository().to_owned());
+        let repo = repo(id);
         let name = repo.folder_name();
         Self {
             folder: cache.join(&name),
@@ -101,7 +101,7 @@ impl RepositoryCache {
     /// Whether nothing that belongs to the model is left on the hub. Snapshots that other programs made may hold the
     /// weights and no tokenizer, so what is not there must be known not to exist.
     pub(super) fn is_complete(&self, commit: &str) -> bool {
-        let is_known = |name: &&str| self.file(commit, name).is_some() || self.absence(commit, name).exists();
+        let is_known = |name: &&str| self.file(commit, name).is_some() || self.is_absent(commit, name);
         files::SMALL.iter().all(is_known) && self.lacks(commit).is_none()
     }
 
@@ -111,6 +111,11 @@ impl RepositoryCache {
         create_parent(&path)?;
         File::create(&path).map_err(failed_to("create", &path))?;
         Ok(())
+    }
+
+    /// Whether a commit is known to have no such file.
+    pub(super) fn is_absent(&self, commit: &str, name: &str) -> bool {
+        self.absence(commit, name).exists()
     }
 
     fn absence(&self, commit: &str, name: &str) -> PathBuf {
@@ -145,6 +150,15 @@ impl RepositoryCache {
         })?;
         Ok(lock)
     }
+}
+
+/// A repository in the words of the `hf-hub` crate, which knows how its folder and addresses are called.
+pub(super) fn repo(id: &HubId) -> Repo {
+    let kind = match id.kind() {
+        RepoKind::Model => RepoType::Model,
+        RepoKind::Dataset => RepoType::Dataset,
+    };
+    Repo::with_revision(id.repository().to_owned(), kind, id.revision().to_owned())
 }
 
 pub(super) fn create_parent(path: &Path) -> Result<(), FileError> {

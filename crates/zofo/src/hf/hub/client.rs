@@ -8,6 +8,7 @@ use ureq::{
 };
 
 use super::{
+    cache::repo,
     error::HubError,
     id::HubId,
     progress::Watch,
@@ -169,7 +170,7 @@ impl Client {
         name: &str,
         watch: &mut Watch<'_>,
     ) -> Result<RemoteFile, HubError> {
-        let url = format!("{}/{}/resolve/{commit}/{name}", self.endpoint, id.repository());
+        let url = format!("{}/{}/resolve/{commit}/{name}", self.endpoint, repo(id).url());
         let (answered, response) = retrying(self.retry, watch, |_| {
             let (answered, response) = self.send(&Method::HEAD, &url, None, Follow::OnHost)?;
             let is_redirection = response.status().is_redirection();

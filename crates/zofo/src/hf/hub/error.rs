@@ -2,9 +2,12 @@
 
 use std::{error::Error as StdError, path::PathBuf};
 
-use super::{super::atomic::FileError, id::HubId};
+use super::{
+    super::atomic::FileError,
+    id::{HubId, RepoKind},
+};
 
-/// Why a model of the hub is not there.
+/// Why a model or a data set of the hub is not there.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
@@ -18,9 +21,9 @@ pub enum HubError {
     },
 
     /// The cache does not have it, and nothing else may be used.
-    #[error("{id}: HF_HUB_OFFLINE is set, and the cache {} {problem}: unset it once to download the model", cache.display())]
+    #[error("{id}: HF_HUB_OFFLINE is set, and the cache {} {problem}: unset it once to download the {}", cache.display(), id.kind())]
     Offline {
-        /// The model.
+        /// What was asked for.
         id: HubId,
         /// The cache.
         cache: PathBuf,
@@ -30,12 +33,16 @@ pub enum HubError {
 
     /// There is no such repository, or it is hidden.
     #[error(
-        "{} is neither a file or folder here nor a model on {endpoint}{}",
+        "{} is {} on {endpoint}{}",
         id.repository(),
+        match id.kind() {
+            RepoKind::Model => "neither a file or folder here nor a model",
+            RepoKind::Dataset => "no data set",
+        },
         if *with_token { " that your token may see" } else { " that everyone may see; for a private one, set HF_TOKEN" }
     )]
     NoRepository {
-        /// The model.
+        /// What was asked for.
         id: HubId,
         /// The hub.
         endpoint: String,
@@ -44,9 +51,19 @@ pub enum HubError {
     },
 
     /// The repository has no such branch, tag or commit.
-    #[error("{endpoint} has no branch, tag or commit \"{}\" of {}", id.revision(), id.repository())]
+    #[error(
+        "{endpoint} has no branch, tag or commit \"{}\" of {}{}",
+        id.revision(),
+        id.repository(),
+        match id.kind() {
+            RepoKind::Dataset if id.is_default_revision() =>
+                ", where the hub keeps the Parquet form of a data set that it could convert: download the data set's own \
+                 files, and name their folder or file",
+            _ => "",
+        }
+    )]
     NoRevision {
-        /// The model.
+        /// What was asked for.
         id: HubId,
         /// The hub.
         endpoint: String,
@@ -55,7 +72,7 @@ pub enum HubError {
     /// The repository has no such file.
     #[error("{id}: the model has no file {file}{}", among(available))]
     NoFile {
-        /// The model.
+        /// What was asked for.
         id: HubId,
         /// The file.
         file: String,
@@ -66,7 +83,7 @@ pub enum HubError {
     /// The repository is not a model that can be loaded.
     #[error("{id}: there is no {missing} in it{}", among(gguf))]
     NoModel {
-        /// The model.
+        /// What was asked for.
         id: HubId,
         /// What every model has.
         missing: &'static str,
@@ -76,13 +93,14 @@ pub enum HubError {
 
     /// The hub wants to know who asks, or does not let them.
     #[error(
-        "{id}: {endpoint} refuses access ({status}): {}, and if the model has a licence to accept, do that on {endpoint}/{}{}",
+        "{id}: {endpoint} refuses access ({status}): {}, and if there are terms to accept, do that on {endpoint}/{}{}{}",
         if *with_token { "set HF_TOKEN to a token that may read it" } else { "set HF_TOKEN to an access token" },
+        if id.kind() == RepoKind::Dataset { "datasets/" } else { "" },
         id.repository(),
-        if *with_token { "" } else { ". Models that do not exist may be refused like this, too" }
+        if *with_token { "" } else { ". What does not exist may be refused like this, too" }
     )]
     Refused {
-        /// The model.
+        /// What was asked for.
         id: HubId,
         /// The hub.
         endpoint: String,
@@ -133,18 +151,53 @@ pub enum HubError {
     },
 
     /// The repository lists a file that would be written elsewhere.
-    #[error("{id}: the model lists the file {name:?}, which could be written outside of the cache: it is refused")]
+    #[error("{id}: it lists the file {name:?}, which could be written outside of the cache: it is refused")]
     UnsafeName {
-        /// The model.
+        /// What was asked for.
         id: HubId,
         /// The name.
         name: String,
     },
 
+    /// The data set has no such configuration, or several of which one has to be named.
+    #[error(
+        "{id}: {}; it has {}",
+        match wanted {
+            Some(wanted) => format!("the data set has no configuration \"{wanted}\""),
+            None => format!(
+                "the data set has several configurations: name one, as hf://datasets/{}/{}",
+                id.repository(),
+                available.first().map_or("CONFIGURATION", String::as_str)
+            ),
+        },
+        available.join(", ")
+    )]
+    NoConfiguration {
+        /// The data set.
+        id: HubId,
+        /// What was asked for.
+        wanted: Option<String>,
+        /// Those that it has.
+        available: Vec<String>,
+    },
+
+    /// The data set has no such split.
+    #[error("{id}: the configuration \"{configuration}\" has no split \"{wanted}\"; it has {}", available.join(", "))]
+    NoSplit {
+        /// The data set.
+        id: HubId,
+        /// Its configuration.
+        configuration: String,
+        /// What was asked for.
+        wanted: String,
+        /// Those that it has.
+        available: Vec<String>,
+    },
+
     /// An index of shards that cannot be used.
     #[error("{id}: {file}: {problem}")]
     Index {
-        /// The model.
+        /// What was asked for.
         id: HubId,
         /// The index.
         file: String,

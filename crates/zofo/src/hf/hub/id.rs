@@ -1,9 +1,34 @@
-//! Names of models on the hub.
+//! Names of models and data sets on the hub.
 
 use std::{fmt, str::FromStr};
 
-/// The branch that is meant where no revision is given.
-const DEFAULT_REVISION: &str = "main";
+/// What a repository has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepoKind {
+    /// A model.
+    Model,
+    /// A data set, in the form of Parquet files that the hub makes of every one that it can read.
+    Dataset,
+}
+
+impl RepoKind {
+    /// The branch that is meant where no revision is given.
+    fn default_revision(self) -> &'static str {
+        match self {
+            Self::Model => "main",
+            Self::Dataset => "refs/convert/parquet",
+        }
+    }
+}
+
+impl fmt::Display for RepoKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Model => "model",
+            Self::Dataset => "data set",
+        })
+    }
+}
 
 /// The longest organisation or model name that the hub gives out.
 const LONGEST_NAME: usize = 96;
@@ -13,13 +38,19 @@ const LONGEST_NAME: usize = 96;
 ///
 /// Names are those that the hub gives out (letters, digits, `-`, `_`, `.`), so a path with a leading `/`, `.` or `~`
 /// is never one, and neither is `folder/model.gguf`.
+///
+/// A text is parsed as a model's name; [`HubId::dataset`] makes that of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HubId {
-    // Boxed, because every error of the hub holds one.
+// Boxed, because every error of the hub holds one.
+pub struct HubId(Box<Parts>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Parts {
+    kind: RepoKind,
     /// `org/name`.
-    repository: Box<str>,
-    file: Option<Box<str>>,
-    revision: Option<Box<str>>,
+    repository: String,
+    file: Option<String>,
+    revision: Option<String>,
 }
 
 /// A text that is not a [`HubId`].
@@ -28,35 +59,56 @@ pub struct HubId {
 pub struct NotAHubId;
 
 impl HubId {
+    /// The data set of this name, `org/name[@revision]`.
+    ///
+    /// # Errors
+    /// It is no such name.
+    pub fn dataset(text: &str) -> Result<Self, NotAHubId> {
+        let (repository, revision) = split_revision(text);
+        let is_id = repository.split_once('/').is_some_and(|(org, name)| is_name(org) && is_name(name))
+            && revision.is_none_or(is_safe_path);
+        if !is_id {
+            return Err(NotAHubId);
+        }
+        let (repository, revision) = (repository.to_owned(), revision.map(str::to_owned));
+        Ok(Self(Box::new(Parts { kind: RepoKind::Dataset, repository, file: None, revision })))
+    }
+
+    /// What it names.
+    pub fn kind(&self) -> RepoKind {
+        self.0.kind
+    }
+
     /// `org/name`.
     pub fn repository(&self) -> &str {
-        &self.repository
+        &self.0.repository
     }
 
     /// The GGUF file in the repository; `None` for the model folder that the repository is.
     pub fn file(&self) -> Option<&str> {
-        self.file.as_deref()
+        self.0.file.as_deref()
     }
 
-    /// The branch, tag or commit; `main` if none is given.
+    /// The branch, tag or commit; if none is given, `main`, and of a data set `refs/convert/parquet`.
     pub fn revision(&self) -> &str {
-        self.revision.as_deref().unwrap_or(DEFAULT_REVISION)
+        self.0.revision.as_deref().unwrap_or(self.0.kind.default_revision())
     }
 
     /// Whether the revision is the one that is meant where none is given.
-    pub(super) fn is_default_revision(&self) -> bool {
-        self.revision() == DEFAULT_REVISION
+    pub fn is_default_revision(&self) -> bool {
+        self.revision() == self.0.kind.default_revision()
     }
 
     /// The commit, if the revision is one: it always names the same files.
     pub fn commit(&self) -> Option<&str> {
-        self.revision.as_deref().filter(|revision| is_commit(revision))
+        self.0.revision.as_deref().filter(|revision| is_commit(revision))
     }
 
     /// The same at this revision.
     #[must_use]
     pub fn at(&self, revision: &str) -> Self {
-        Self { revision: Some(revision.into()), ..self.clone() }
+        let parts = Parts { revision: Some(revision.to_owned()), ..(*self.0).clone() };
+        Self(Box::new(parts))
     }
 }
 
@@ -64,10 +116,7 @@ impl FromStr for HubId {
     type Err = NotAHubId;
 
     fn from_str(text: &str) -> Result<Self, NotAHubId> {
-        let (path, revision) = match text.split_once('@') {
-            Some((path, revision)) => (path, Some(revision)),
-            None => (text, None),
-        };
+        let (path, revision) = split_revision(text);
         let mut parts = path.splitn(3, '/');
         let (Some(org), Some(name)) = (parts.next(), parts.next()) else { return Err(NotAHubId) };
         let file = parts.next();
@@ -79,24 +128,32 @@ impl FromStr for HubId {
         if !is_id {
             return Err(NotAHubId);
         }
-        Ok(Self {
-            repository: format!("{org}/{name}").into(),
-            file: file.map(Into::into),
-            revision: revision.map(Into::into),
-        })
+        Ok(Self(Box::new(Parts {
+            kind: RepoKind::Model,
+            repository: format!("{org}/{name}"),
+            file: file.map(str::to_owned),
+            revision: revision.map(str::to_owned),
+        })))
     }
 }
 
 impl fmt::Display for HubId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.repository)?;
-        if let Some(file) = &self.file {
+        formatter.write_str(self.repository())?;
+        if let Some(file) = self.file() {
             write!(formatter, "/{file}")?;
         }
-        match &self.revision {
+        match &self.0.revision {
             Some(revision) => write!(formatter, "@{revision}"),
             None => Ok(()),
         }
+    }
+}
+
+fn split_revision(text: &str) -> (&str, Option<&str>) {
+    match text.split_once('@') {
+        Some((path, revision)) => (path, Some(revision)),
+        None => (text, None),
     }
 }
 
@@ -149,6 +206,21 @@ mod tests {
         assert_eq!((id.repository(), id.file()), ("org/repo", Some("sub/model.Q4_K_M.gguf")));
         assert_eq!((id.revision(), id.commit()), ("refs/pr/3", None));
         assert_eq!(id.to_string(), "org/repo/sub/model.Q4_K_M.gguf@refs/pr/3");
+    }
+
+    #[test]
+    fn data_sets() {
+        let id = HubId::dataset("nyu-mll/glue").unwrap();
+        assert_eq!(
+            (id.kind(), id.repository(), id.revision()),
+            (RepoKind::Dataset, "nyu-mll/glue", "refs/convert/parquet")
+        );
+        assert!(id.is_default_revision() && id.commit().is_none());
+        let pinned = id.at("0123456789abcdef0123456789abcdef01234567");
+        assert_eq!(HubId::dataset(&pinned.to_string()).unwrap(), pinned);
+        for text in ["glue", "org/name/x.gguf", "/org/name", "org/na me", "org/name@", "org/name@../x", ""] {
+            assert_eq!(HubId::dataset(text), Err(NotAHubId), "{text}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Models by their names on the Hugging Face Hub.
+//! Models and data sets by their names on the Hugging Face Hub.
 //!
 //! [`Hub::fetch`] turns `org/name[@revision]` into a folder, and `org/name/file.gguf[@revision]` into a file, of the
 //! cache that all of Hugging Face's programs share: what `transformers` downloaded is not downloaded again, and the
@@ -7,6 +7,9 @@
 //! Only what a model needs is fetched: its configuration, tokenizer, chat template, terms of use, and one form of its
 //! weights. A download that ended, or was killed, goes on where it stopped. Every content is checked: the SHA-256 that
 //! the hub names a large file by, git's hash of a small one, and the length of both.
+//!
+//! [`Hub::fetch_dataset`] does the same for the splits of a data set, of which the hub keeps Parquet files: they need no
+//! program of the data set's author, and none is ever run.
 //!
 //! # What the `hf-hub` crate does here
 //!
@@ -18,6 +21,7 @@
 
 mod cache;
 mod client;
+mod dataset;
 mod error;
 mod files;
 mod id;
@@ -31,8 +35,9 @@ use std::path::PathBuf;
 
 use self::{cache::RepositoryCache, client::Client, progress::Watch, snapshot::Snapshot};
 pub use self::{
+    dataset::{DatasetRequest, FetchedDataset},
     error::HubError,
-    id::{HubId, NotAHubId},
+    id::{HubId, NotAHubId, RepoKind},
     locate::{ModelLocation, is_hub_id, locate_model},
     progress::{HubProgress, Watcher},
     settings::{HubSettings, RetryPolicy, Token},
@@ -70,10 +75,7 @@ impl Hub {
     /// # Errors
     /// Whatever [`HubError`] says. What was downloaded until then is kept, and continued by the next call.
     pub fn fetch(&self, id: &HubId, watcher: Watcher<'_>) -> Result<Fetched, HubError> {
-        let folder = self.settings.cache.as_ref().ok_or_else(|| HubError::Setting {
-            variable: "HF_HOME",
-            problem: "is not set, and HOME is not either: set it to a folder for downloaded models".to_owned(),
-        })?;
+        let folder = self.cache_folder()?;
         let cache = RepositoryCache::new(folder, id);
         if self.settings.offline {
             return Snapshot::cached(&cache, id).map_err(|problem| HubError::Offline {
@@ -89,15 +91,59 @@ impl Hub {
             }
         }
         let client = Client::new(&self.settings)?;
-        snapshot::download(&client, &cache, id, &mut Watch(watcher)).map_err(|error| match error {
-            HubError::Network { url, source, .. } => {
-                let hint = match Snapshot::cached(&cache, id) {
-                    Ok(cached) => format!("; the cache has {}: HF_HUB_OFFLINE=1 uses that", cached.id),
-                    Err(lacks) => format!("; the cache, which HF_HUB_OFFLINE=1 uses alone, {lacks}"),
-                };
-                HubError::Network { url, hint, source }
-            }
-            other => other,
+        snapshot::download(&client, &cache, id, &mut Watch(watcher))
+            .map_err(|error| with_hint(error, || Snapshot::cached(&cache, id).map(|cached| cached.id)))
+    }
+
+    /// Brings splits of a data set into the cache, as far as they are not there, and says where their files are. For a
+    /// commit and a configuration that the cache has, nothing is asked of the hub.
+    ///
+    /// # Errors
+    /// Whatever [`HubError`] says. What was downloaded until then is kept, and continued by the next call.
+    pub fn fetch_dataset(
+        &self,
+        request: &DatasetRequest<'_>,
+        watcher: Watcher<'_>,
+    ) -> Result<FetchedDataset, HubError> {
+        let folder = self.cache_folder()?;
+        let cache = RepositoryCache::new(folder, request.id);
+        let cached = || dataset::cached(&cache, request);
+        if self.settings.offline {
+            return cached().map_err(|problem| HubError::Offline {
+                id: request.id.clone(),
+                cache: folder.clone(),
+                problem,
+            });
+        }
+        if request.id.commit().is_some()
+            && request.config.is_some()
+            && let Ok(fetched) = cached()
+        {
+            return Ok(fetched);
+        }
+        let client = Client::new(&self.settings)?;
+        dataset::download(&client, &cache, request, &mut Watch(watcher))
+            .map_err(|error| with_hint(error, || cached().map(|fetched| fetched.id)))
+    }
+
+    fn cache_folder(&self) -> Result<&PathBuf, HubError> {
+        self.settings.cache.as_ref().ok_or_else(|| HubError::Setting {
+            variable: "HF_HOME",
+            problem: "is not set, and HOME is not either: set it to a folder for what is downloaded".to_owned(),
         })
+    }
+}
+
+/// Adds to an error of the network what can be done without one.
+fn with_hint(error: HubError, cached: impl FnOnce() -> Result<HubId, String>) -> HubError {
+    match error {
+        HubError::Network { url, source, .. } => {
+            let hint = match cached() {
+                Ok(id) => format!("; the cache has {id}: HF_HUB_OFFLINE=1 uses that"),
+                Err(lacks) => format!("; the cache, which HF_HUB_OFFLINE=1 uses alone, {lacks}"),
+            };
+            HubError::Network { url, hint, source }
+        }
+        other => other,
     }
 }

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use hf_hub::{Repo, RepoType, api::RepoInfo};
+use hf_hub::api::RepoInfo;
 
 use super::{
     super::atomic::failed_to,
     Fetched,
-    cache::RepositoryCache,
+    cache::{RepositoryCache, repo},
     client::Client,
     error::HubError,
     files::{self, CONFIG, Weights},
@@ -50,6 +50,17 @@ impl Snapshot<'_> {
         }
     }
 
+    /// Brings one file, if the cache lacks it.
+    pub(super) fn fetch(&self, client: &Client, name: &str, watch: &mut Watch<'_>) -> Result<(), HubError> {
+        let Snapshot { cache, id, commit } = *self;
+        if cache.file(commit, name).is_some() {
+            return Ok(());
+        }
+        let file = client.describe(id, commit, name, watch)?;
+        transfer::download(client, cache, id, name, &file, watch)?;
+        Ok(cache.link(commit, name, &file.etag)?)
+    }
+
     pub(super) fn fetched(&self) -> Fetched {
         let folder = self.cache.snapshot(self.commit);
         let path = self.id.file().map_or_else(|| folder.clone(), |file| folder.join(file));
@@ -78,13 +89,12 @@ pub(super) fn download(
 }
 
 /// The commit of a revision and the files in it.
-fn listing(client: &Client, id: &HubId, watch: &mut Watch<'_>) -> Result<RepoInfo, HubError> {
-    let repo = Repo::with_revision(id.repository().to_owned(), RepoType::Model, id.revision().to_owned());
-    let path = repo.api_url();
+pub(super) fn listing(client: &Client, id: &HubId, watch: &mut Watch<'_>) -> Result<RepoInfo, HubError> {
+    let path = repo(id).api_url();
     let text = client.api(id, &path, watch)?;
     let protocol = |problem: String| HubError::Protocol { url: format!("{}/api/{path}", client.endpoint()), problem };
     let listing: RepoInfo = serde_json::from_slice(&text)
-        .map_err(|error| protocol(format!("expected a model's commit and list of files: {error}")))?;
+        .map_err(|error| protocol(format!("expected a {}'s commit and list of files: {error}", id.kind())))?;
     if !is_commit(&listing.sha) || id.commit().is_some_and(|commit| commit != listing.sha) {
         let expected = id.commit().unwrap_or("a commit");
         return Err(protocol(format!("expected {expected}, found \"{}\"", listing.sha)));
@@ -135,15 +145,8 @@ impl Download<'_> {
         self.names.contains(&name)
     }
 
-    /// Brings one file, if the cache lacks it.
     fn fetch(&self, name: &str, watch: &mut Watch<'_>) -> Result<(), HubError> {
-        let Snapshot { cache, id, commit } = self.snapshot;
-        if cache.file(commit, name).is_some() {
-            return Ok(());
-        }
-        let file = self.client.describe(id, commit, name, watch)?;
-        transfer::download(self.client, cache, id, name, &file, watch)?;
-        Ok(cache.link(commit, name, &file.etag)?)
+        self.snapshot.fetch(self.client, name, watch)
     }
 
     /// The shards that an index names.

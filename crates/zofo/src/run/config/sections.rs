@@ -9,7 +9,7 @@ use super::error::ConfigError;
 use super::reader::{Range, Reader};
 use crate::hf::{ModuleNames, Patterns, WeightDtype};
 pub use crate::peft::OptimizerKind as Optimizer;
-use crate::task::TemplateName;
+use crate::task::{SplitRows, TemplateName};
 use crate::zo::optimizer::BackboneOptimizer;
 
 choices! {
@@ -112,6 +112,16 @@ choices! {
 }
 
 choices! {
+    /// What becomes of training rows that say what an evaluated row says.
+    pub enum Overlap {
+        /// They are left out, and counted.
+        Drop = "drop",
+        /// They train.
+        Keep = "keep",
+    }
+}
+
+choices! {
     /// Where the computation runs.
     pub enum Device {
         /// The processor.
@@ -165,27 +175,55 @@ impl ModelConfig {
     }
 }
 
+/// What `data.hub_train` and `data.hub_validation` take.
+const SPLIT_ROWS: &str = "rows of splits, as \"train\", \"train[:5000]\" or \"train+extra\"";
+
 /// `[data]`: the task and how its rows are divided.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DataConfig {
     /// A built-in task, or the path of a task file. Required. `~` expands.
     pub task: String,
-    /// The folder with `<task>/train.jsonl` and `<task>/validation.jsonl`, or the task's folder
-    /// itself. Required. `~` expands.
-    pub dir: PathBuf,
+    /// A folder with `train.*` and `validation.*`, in any format of [`data`](crate::data), or with a folder of the
+    /// task's name that has them; or a data set of the hub, `hf://datasets/ORG/NAME[@REVISION][/CONFIGURATION]`. `~`
+    /// expands. Default: the data set of the hub that the task names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
+    /// A file of training rows, in place of those of `dir`. `~` expands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train: Option<PathBuf>,
+    /// A file of rows to evaluate, in place of those of `dir`. `~` expands. Default, if neither it nor `dir` is set: rows
+    /// of `train` that nothing else uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<PathBuf>,
+    /// Which rows of a data set of the hub train, as `train[:5000]` or `train+extra`. Default: what the task says, or
+    /// `train`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub_train: Option<SplitRows>,
+    /// Which of its rows are evaluated. Default: what the task says, or `validation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub_validation: Option<SplitRows>,
+    /// Bad rows, of each split, that are left out instead of being an error. Default: 0.
+    pub skip_bad_rows: usize,
     /// Which of the task's templates, by its name in the task file. Default: prompt.
     pub template: TemplateName,
-    /// Rows of `train.jsonl` that train. At least 2. Default: 1000.
+    /// Training rows that train. At least 2. Default: 1000.
     pub train_examples: usize,
-    /// Further rows of `train.jsonl`, which select the best step. At least 1. Default: 200.
+    /// So many of every class train, in place of `train_examples`. At least 1. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub few_shot: Option<usize>,
+    /// Further training rows, which select the best step. At least 1. Default: 200.
     pub validation_examples: usize,
-    /// Rows of `validation.jsonl` that are evaluated, from the first, and never select. At least 1.
-    /// Default: all.
+    /// Rows that are evaluated, from the first, and never select. At least 1. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_examples: Option<usize>,
     /// Share of the training rows that the inner level gets (D_p); the rest is the outer level's
     /// (D_f). Above 0, below 1. Default: 0.3333.
     pub inner_fraction: f64,
+    /// Whether all parts have the class shares of the training rows, within one example. Default: false, as in Hugging
+    /// Face's and scikit-learn's `train_test_split`: shares are left to chance.
+    pub stratify: bool,
+    /// What becomes of training rows that say what an evaluated row says. Default: drop.
+    pub overlap: Overlap,
     /// Which rows train and which validate. Default: 0.
     pub seed: u64,
 }
@@ -198,18 +236,22 @@ impl DataConfig {
                 reader.expanded("data.task")?,
                 "name a built-in task, or give the path of a task file",
             )?,
-            dir: reader.require(
-                "data.dir",
-                reader.path("data.dir")?,
-                "give the folder that holds <task>/train.jsonl and <task>/validation.jsonl",
-            )?,
+            dir: reader.path("data.dir")?,
+            train: reader.path("data.train")?,
+            validation: reader.path("data.validation")?,
+            hub_train: reader.parsed("data.hub_train", SPLIT_ROWS)?,
+            hub_validation: reader.parsed("data.hub_validation", SPLIT_ROWS)?,
+            skip_bad_rows: reader.count("data.skip_bad_rows", 0)?.unwrap_or(0),
             template: reader
                 .parsed("data.template", "a template's name (letters, digits, - and _)")?
                 .unwrap_or_default(),
             train_examples: reader.count("data.train_examples", 2)?.unwrap_or(1000),
+            few_shot: reader.count("data.few_shot", 1)?,
             validation_examples: reader.count("data.validation_examples", 1)?.unwrap_or(200),
             eval_examples: reader.count("data.eval_examples", 1)?,
             inner_fraction: reader.number("data.inner_fraction", Range::Fraction)?.unwrap_or(0.3333),
+            stratify: reader.flag("data.stratify")?.unwrap_or(false),
+            overlap: reader.choice("data.overlap")?.unwrap_or(Overlap::Drop),
             seed: reader.seed("data.seed")?.unwrap_or(0),
         })
     }

@@ -19,11 +19,19 @@ compute = "f32"
 [data]
 task = "copa"
 dir = "d"
+train = "t.csv"
+validation = "v.csv"
+hub_train = "train[:50]"
+hub_validation = "test"
+skip_bad_rows = 3
 template = "none"
 train_examples = 300
+few_shot = 16
 validation_examples = 60
 eval_examples = 40
 inner_fraction = 0.5
+stratify = true
+overlap = "keep"
 seed = 3
 [method]
 name = "bilevel"
@@ -91,12 +99,20 @@ fn defaults() {
         model: ModelConfig { path: "m".into(), dtype: WeightDtype::F32, compute: Compute::F32 },
         data: DataConfig {
             task: "sst2".into(),
-            dir: "d".into(),
+            dir: Some("d".into()),
+            train: None,
+            validation: None,
+            hub_train: None,
+            hub_validation: None,
+            skip_bad_rows: 0,
             template: TemplateName::PROMPT,
             train_examples: 1000,
+            few_shot: None,
             validation_examples: 200,
             eval_examples: None,
             inner_fraction: 0.3333,
+            stratify: false,
+            overlap: Overlap::Drop,
             seed: 0,
         },
         method: MethodConfig {
@@ -237,7 +253,7 @@ fn overlays_win_and_need_no_quotes() {
     assert_eq!(config.run.max_minutes, Some(3.0));
     assert_eq!(config.inner.lr, 2e-2);
     assert_eq!(config.peft.targets, Some(ModuleNames::List(vec!["o_proj".into()])));
-    assert_eq!(config.data.dir, PathBuf::from("2024-01-01"));
+    assert_eq!(config.data.dir, Some(PathBuf::from("2024-01-01")));
     assert_eq!(config.model.path, PathBuf::from("q"));
     // A section that the file lacks may come from overlays alone.
     let all = ["model.path=m", "data.task=sst2", "data.dir=d", "run.output=o", "run.max_steps=5"];
@@ -429,7 +445,6 @@ fn required_keys_and_limits() {
     for (line, key) in [
         ("path = \"m\"\n", "model.path"),
         ("task = \"sst2\"\n", "data.task"),
-        ("dir = \"d\"\n", "data.dir"),
         ("output = \"o\"\n", "run.output"),
         ("max_steps = 5\n", "run.max_steps"),
     ] {
@@ -463,7 +478,7 @@ fn tilde_expands_in_paths() {
     let config = parse(MINIMAL, &overlays).unwrap();
     let inside = |name: &str| PathBuf::from(format!("{}/{name}", home.trim_end_matches('/')));
     assert_eq!(config.model.path, inside("m"));
-    assert_eq!(config.data.dir, inside("d"));
+    assert_eq!(config.data.dir, Some(inside("d")));
     assert_eq!(config.run.output, inside("o"));
     assert_eq!(PathBuf::from(config.data.task), inside("t.toml"));
 }
@@ -477,6 +492,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "model.path=elsewhere",
         "data.eval_examples=3",
         "run.output=x",
+        "data.skip_bad_rows=4",
         "run.max_minutes=99",
         "run.eval_every=1",
         "run.keep=best",
@@ -489,10 +505,17 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "model.dtype=f32",
         "data.task=sst2",
         "data.dir=e",
+        "data.train=u.csv",
+        "data.validation=w.csv",
+        "data.hub_train=train",
+        "data.hub_validation=train[50:]",
         "data.template=prompt",
         "data.train_examples=301",
+        "data.few_shot=17",
         "data.validation_examples=61",
         "data.inner_fraction=0.4",
+        "data.stratify=false",
+        "data.overlap=drop",
         "data.seed=4",
         "method.penalty=101",
         "method.inner_steps=5",

@@ -1,0 +1,13 @@
+//! Conversations as training data: the forms in which they are published, and which tokens are the assistant's.
+//!
+//! 1. [`messages`] reads a row in any of the usual forms;
+//! 2. [`ChatText::render`] renders it with a model's chat template and finds the answers in the text;
+//! 3. [`ChatText::encode`] tokenises the text and finds the answers among the tokens.
+
+mod conversation;
+mod spans;
+#[cfg(test)]
+mod tests;
+
+pub use conversation::{ConversationError, messages};
+pub use spans::{AnswerTurns, ChatText, EncodedChat, SpanError};
