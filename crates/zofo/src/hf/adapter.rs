@@ -6,6 +6,7 @@ mod prompt_learning;
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,7 @@ pub use self::{
     prompt_learning::{PeftPrefix, PeftPrompt},
 };
 use super::{
-    atomic::{replace_dir_atomically, write_file},
+    atomic::{failed_to, replace_dir_atomically, write_file},
     dtype::WeightDtype,
     error::HfError,
     json::{Keys, read_object},
@@ -59,6 +60,7 @@ impl PeftAdapter {
     /// A file is missing, cannot be read or is wrong; the adapter is of a kind, or has an option that changes what is
     /// computed, that is not supported; a tensor is missing, or has not the shape that the configuration says.
     pub fn read(dir: &Path) -> Result<Self, HfError> {
+        fs::metadata(dir).map_err(failed_to("open", dir))?;
         let weights = weights_path(dir);
         for (path, missing) in [(&dir.join(CONFIG), CONFIG), (&weights, WEIGHTS)] {
             if !path.exists() {
@@ -134,7 +136,7 @@ fn write_folder(dir: &Path, config: &Value, matrices: &BTreeMap<String, &Adapter
     )
 }
 
-/// Reads a matrix in any of the float types.
+/// Reads a matrix in any of the float types; all its values have to be finite, or nothing that is computed with it is.
 fn read_matrix(file: &dyn WeightFile, name: &str) -> Result<AdapterMatrix, HfError> {
     let bytes = file.load(name, WeightDtype::F32)?;
     let shape = file.shape(name).unwrap_or_default();
@@ -144,8 +146,16 @@ fn read_matrix(file: &dyn WeightFile, name: &str) -> Result<AdapterMatrix, HfErr
         expected: "a matrix".to_owned(),
         found: format!("{shape:?}"),
     })?;
-    let values = bytes.as_chunks().0.iter();
-    Ok(AdapterMatrix { shape, values: values.map(|&value| f32::from_le_bytes(value)).collect() })
+    let values: Vec<f32> = bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect();
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(AdapterMatrix { shape, values }),
+        Some(place) => Err(HfError::Unexpected {
+            path: file.path().to_owned(),
+            what: format!("tensor \"{name}\""),
+            expected: "finite values".to_owned(),
+            found: format!("{} in row {}, column {}", values[place], place / shape[1], place % shape[1]),
+        }),
+    }
 }
 
 /// Whether Python would take the value for true.

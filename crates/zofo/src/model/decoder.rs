@@ -15,6 +15,8 @@ use zofo_kernels::{AttentionLayout, RotaryAngles, tensor as ops};
 pub struct KeyValueCache {
     layers: Vec<(Tensor<2>, Tensor<2>)>,
     tokens: usize,
+    /// The tokens but for the virtual ones.
+    ids: Vec<u32>,
 }
 
 /// Everything that the blocks of one pass have in common.
@@ -62,7 +64,17 @@ impl Backbone {
     }
 
     /// Logits `[1, vocabulary]` after the last of `ids`, which follow what the cache holds.
+    ///
+    /// Where LongRoPE turns to its divisors for long sequences, what the cache holds is computed again with them, as
+    /// transformers does for Phi-3. Keys under dynamic scaling stay as they were rotated, as in transformers too.
     pub fn next_logits(&self, ids: &[u32], adapter: Option<&Adapter>, cache: &mut KeyValueCache) -> Tensor<2> {
+        let length = cache.tokens + ids.len();
+        if cache.tokens > 0 && self.config().ropes.iter().any(|rope| rope.invalidates_keys(cache.tokens, length)) {
+            let all = [&cache.ids, ids].concat();
+            *cache = KeyValueCache::default();
+            return self.next_logits(&all, adapter, cache);
+        }
+        cache.ids.extend_from_slice(ids);
         let batch = Batch::continuation(ids, cache.tokens);
         let rows = Rows::new(&[Part { batch: &batch, adapter }], cache.tokens);
         let stream = self.stream(&rows, &Perturbation::None, Some(cache), |_| ());

@@ -96,6 +96,17 @@ impl Rope {
         max_positions.max((factor * original_context).min(f64::from(i32::MAX)) as usize)
     }
 
+    /// Whether keys that were rotated in a sequence of `past` tokens are of no use once it has `length`, because all
+    /// frequencies are others: at the context of pre-training with [`LongRope`](RopeScaling::LongRope).
+    pub fn invalidates_keys(&self, past: usize, length: usize) -> bool {
+        match &self.scaling {
+            RopeScaling::LongRope { original_context, .. } => {
+                past as f64 <= *original_context && length as f64 > *original_context
+            }
+            _ => false,
+        }
+    }
+
     /// The frequencies in a sequence of `length` tokens, on which some scalings depend.
     ///
     /// Computed like transformers' `ROPE_INIT_FUNCTIONS`, in f32 where they use f32, so that angles agree at long
@@ -304,5 +315,7 @@ mod tests {
         assert!((long_rope_attention_factor(2.0, 64.0) - 1.080_123_449_734_643_5).abs() < 1e-15);
         assert_eq!(long_rope_attention_factor(1.0, 64.0), 1.0);
         assert_eq!(long_rope.context(512), 512);
+        let at = [(63, 64), (64, 65), (65, 66), (1, 300)];
+        assert_eq!(at.map(|(past, length)| long_rope.invalidates_keys(past, length)), [false, true, false, true]);
     }
 }

@@ -27,7 +27,8 @@ pub(super) struct Rows<'a> {
     pub(super) spans: Vec<Span<'a>>,
     /// Position of every row in its sequence.
     pub(super) positions: Vec<u32>,
-    /// For every segment, the length of the sequence that its rows belong to; of the longest where several share them.
+    /// For every segment, the length of the sequence that its rows belong to; of the longest among those that share rows,
+    /// because queries and keys must turn alike.
     lengths: Vec<usize>,
     segments: Vec<Segment>,
     /// Positions of the rows of the key/value tensors: cached ones first, then by part its prefix and its rows.
@@ -61,7 +62,6 @@ impl<'a> Rows<'a> {
         for part in parts {
             rows.push(part, past);
         }
-        rows.lengths = sequence_lengths(&rows.segments, &rows.positions, &rows.key_positions);
         rows
     }
 
@@ -74,10 +74,15 @@ impl<'a> Rows<'a> {
 
         let (first_row, first_key) = (self.positions.len(), self.key_positions.len());
         let context = first_key..first_key + n;
+        let mut lengths = sequence_lengths(part.batch, n);
         if prompt > 0 {
+            // All see its rows.
+            let longest = lengths.iter().copied().max().unwrap_or(n);
+            lengths = vec![longest; lengths.len() + 1];
             let own = context.start + prefix..context.end;
             self.segments.push(Segment { queries: first_row..first_row + prompt, keys: vec![own] });
         }
+        self.lengths.extend(lengths);
         let shift = |range: &Range<usize>, by: usize| range.start + by..range.end + by;
         let contexts = [0..past, context.clone()].into_iter().filter(|range| !range.is_empty());
         let contexts: Vec<_> = contexts.collect();
@@ -163,17 +168,39 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The length of every segment's sequence: one more than the last position of the segment, or of a segment that sees it.
-fn sequence_lengths(segments: &[Segment], positions: &[u32], key_positions: &[u32]) -> Vec<usize> {
-    let own = |segment: &Segment| positions[segment.queries.clone()].last().map_or(0, |&last| last as usize + 1);
-    // Keys are in the order of rows, so the range of a segment's own keys identifies it to those that see it.
-    let mut of_key = vec![0usize; key_positions.len()];
-    for segment in segments {
-        let length = own(segment);
-        for key in segment.keys.iter().cloned().flatten() {
+/// The length of the sequence of every segment of `batch`, behind `virtual_tokens`: one more than the last position of the
+/// segment, or of one that has keys in common with it.
+fn sequence_lengths(batch: &Batch, virtual_tokens: usize) -> Vec<usize> {
+    let mut of_key = vec![0usize; batch.tokens()];
+    for Segment { queries, keys } in &batch.segments {
+        let last = batch.positions[queries.clone()].last();
+        let length = last.map_or(0, |&last| last as usize + 1) + virtual_tokens;
+        for key in keys.iter().cloned().flatten() {
             of_key[key] = of_key[key].max(length);
         }
     }
-    let own_keys = |segment: &Segment| segment.keys.last().and_then(|keys| keys.clone().next_back());
-    segments.iter().map(|segment| own_keys(segment).map_or(own(segment), |key| of_key[key])).collect()
+    let longest = |segment: &Segment| segment.keys.iter().cloned().flatten().map(|key| of_key[key]).max();
+    batch.segments.iter().map(|segment| longest(segment).unwrap_or(virtual_tokens)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{EncodedCandidate, EncodedExample};
+
+    #[test]
+    fn sequences_that_share_rows_have_the_length_of_the_longest() {
+        let candidate = |length: u32| EncodedCandidate { ids: (0..length).collect(), answer_len: 1 };
+        let example = |lengths: &[u32]| EncodedExample {
+            candidates: lengths.iter().map(|&length| candidate(length)).collect(),
+            golds: vec![0],
+            line: 1,
+        };
+        // The last token of a candidate is not fed. Shared rows first, then those of each candidate that has any.
+        let (batch, _) = Batch::candidates(&[example(&[3, 9, 6]), example(&[4, 5])]);
+        assert_eq!(sequence_lengths(&batch, 0), [8, 8, 8, 4, 4]);
+        assert_eq!(sequence_lengths(&batch, 3), [11, 11, 11, 7, 7]);
+        let apart = Batch::answers(&[candidate(7), candidate(3)]);
+        assert_eq!(sequence_lengths(&apart, 0), [6, 2]);
+    }
 }

@@ -20,7 +20,7 @@ pub use optimizer::{AdapterOptimizer, OptimizerKind, OptimizerState};
 pub use prefix::{Prefix, PrefixConfig, PrefixInit};
 pub use prompt::{Prompt, PromptConfig, PromptInit};
 
-use crate::hf::{HfError, PeftAdapter};
+use crate::hf::{HfError, PeftAdapter, adapter_weights_path};
 use crate::model::{Backbone, DecoderConfig};
 use burn::tensor::{Device, Gradients, Tensor};
 use std::path::Path;
@@ -112,10 +112,20 @@ impl Adapter {
     ///
     /// If it cannot be read, is of a kind that is not supported, or belongs to another model.
     pub fn read(dir: &Path, model: &DecoderConfig, device: &Device) -> Result<Self, HfError> {
-        Ok(match PeftAdapter::read(dir)? {
+        let adapter = match PeftAdapter::read(dir)? {
             PeftAdapter::Lora(lora) => Self::Lora(Lora::from_peft(lora, dir, model, device)?),
             PeftAdapter::Prefix(prefix) => Self::Prefix(Prefix::from_peft(prefix, dir, model, device)?),
             PeftAdapter::Prompt(prompt) => Self::Prompt(Prompt::from_peft(prompt, dir, model, device)?),
+        };
+        let (virtual_tokens, positions) = (adapter.virtual_tokens(), model.max_positions);
+        if virtual_tokens < positions {
+            return Ok(adapter);
+        }
+        Err(HfError::Unexpected {
+            path: adapter_weights_path(dir),
+            what: "number of virtual tokens".to_owned(),
+            expected: format!("fewer than the {positions} positions of the base model"),
+            found: format!("{virtual_tokens} (is the adapter for another model?)"),
         })
     }
 

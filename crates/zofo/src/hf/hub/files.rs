@@ -25,7 +25,7 @@ pub(super) const SMALL: [&str; 11] = [
 ];
 
 /// Terms under which the model may be used, by how their names begin.
-const TERMS: [&str; 3] = ["license", "licence", "notice"];
+const TERMS: [&str; 4] = ["license", "licence", "notice", "use_policy"];
 
 /// Weights, in the order in which they are looked for: a whole file, or the index of several. What [`ModelFiles`] takes
 /// first comes first.
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn only_what_is_needed() {
-        for name in ["tokenizer.json", "chat_template.jinja", "LICENSE", "LICENSE.txt", "NOTICE.md"] {
+        for name in ["tokenizer.json", "chat_template.jinja", "LICENSE", "LICENSE.txt", "NOTICE.md", "USE_POLICY.md"] {
             assert!(is_small_file(name), "{name}");
         }
         for name in ["README.md", "tf_model.h5", "onnx/config.json", "LICENSE/x", "model.safetensors", ".gitattributes"]

@@ -1,5 +1,5 @@
 use super::super::test_model::{backbone, model, values};
-use super::super::{Adapter, AdapterConfig, AdapterError, PromptConfig, PromptInit};
+use super::super::{Adapter, AdapterConfig, AdapterError, Prompt, PromptConfig, PromptInit};
 use super::*;
 
 fn new(init: PrefixInit, seed: u64) -> Adapter {
@@ -80,6 +80,20 @@ fn what_is_written_is_read() {
     for block in [new(PrefixInit::Random, 1), prompt(PromptInit::Random, 1)] {
         assert_eq!(all_values(&written(&block)), all_values(&block));
     }
+}
+
+#[test]
+fn blocks_that_leave_no_position_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let read = |virtual_tokens: usize| {
+        let dir = root.path().join(virtual_tokens.to_string());
+        let embeddings = Tensor::zeros([virtual_tokens, 8], &Device::flex());
+        Adapter::Prompt(Prompt::from_embeddings(&model(), embeddings)).write(Path::new("base"), &dir).unwrap();
+        Adapter::read(&dir, &model(), &Device::flex())
+    };
+    assert_eq!(read(63).unwrap().virtual_tokens(), 63);
+    let text = read(64).err().unwrap().to_string();
+    assert!(text.contains("fewer than the 64 positions") && text.contains("found 64"), "{text}");
 }
 
 #[test]

@@ -158,6 +158,24 @@ fn tensors_that_are_wrong() {
 }
 
 #[test]
+fn values_that_are_not_finite() {
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut prompt = prompt();
+        prompt.embeddings.values[2 * 8 + 5] = value;
+        let (_root, dir) = written(&PeftAdapter::Prompt(prompt));
+        let found = format!("found {value} in row 2, column 5");
+        assert_says(&message(PeftAdapter::read(&dir)), &[WEIGHTS, "prompt_embeddings", "finite values", &found]);
+    }
+}
+
+#[test]
+fn folders_that_are_not_there() {
+    let root = tempfile::tempdir().unwrap();
+    assert_says(&message(PeftAdapter::read(&root.path().join("none"))), &["cannot open", "none"]);
+    assert_says(&message(PeftAdapter::read(root.path())), &["adapter_config.json is missing"]);
+}
+
+#[test]
 fn what_contradicts_itself_is_not_written() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("adapter");

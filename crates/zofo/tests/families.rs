@@ -1,0 +1,130 @@
+//! What holds for every family with every kind of block: a cache, a batch of several parts, and both signs of a
+//! perturbation change nothing but the time that it takes.
+
+use burn::tensor::{Device, Tensor};
+use std::fs;
+use std::path::{Path, PathBuf};
+use zofo::hf::{ModelFiles, ModuleNames, WeightDtype};
+use zofo::model::{Backbone, Batch, KeyValueCache, Part, RopeScaling};
+use zofo::peft::{Adapter, AdapterConfig, InitTokens, LoraConfig, PrefixConfig, PrefixInit, PromptConfig, PromptInit};
+use zofo::zo::{BackboneDirection, Perturbation};
+
+/// Longer than the sliding windows and the contexts of pre-training of all these models.
+const TOKENS: u32 = 40;
+const VIRTUAL_TOKENS: usize = 3;
+
+/// The names and weights of the small models of all families.
+fn models() -> Vec<(String, Backbone)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folders = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<_> = folders.filter(|path| path.join("model/config.json").exists()).collect();
+    folders.sort();
+    assert!(folders.len() >= 12, "{} models", folders.len());
+    let load = |path: &PathBuf| {
+        let files = ModelFiles::open(&path.join("model")).unwrap();
+        let backbone = Backbone::load(&files, WeightDtype::F32, &Device::flex()).unwrap();
+        (path.file_name().unwrap().display().to_string(), backbone)
+    };
+    folders.iter().map(load).collect()
+}
+
+/// A block of every kind, none of which begins as nothing.
+fn blocks(backbone: &Backbone) -> Vec<Adapter> {
+    let virtual_tokens = VIRTUAL_TOKENS;
+    let lora = LoraConfig { targets: Some(ModuleNames::Pattern("all-linear".to_owned())), ..LoraConfig::default() };
+    let prefix = PrefixConfig { virtual_tokens, init: PrefixInit::Activations(InitTokens::Given(vec![9, 4, 7])) };
+    let prompt = PromptConfig { virtual_tokens, init: PromptInit::Embeddings(InitTokens::Given(vec![3, 8])) };
+    let all = [AdapterConfig::Lora(lora), AdapterConfig::Prefix(prefix), AdapterConfig::Prompt(prompt)];
+    let new = |config: &AdapterConfig| {
+        let block = Adapter::new(config, backbone, 5).unwrap();
+        let moved = block.tensors().into_iter().map(|(_, tensor)| tensor + 0.02).collect();
+        block.with_tensors(moved)
+    };
+    all.iter().map(new).collect()
+}
+
+fn batch(lengths: &[u32]) -> Batch {
+    let ids: Vec<Vec<u32>> =
+        lengths.iter().map(|&length| (0..length).map(|i| (i * 7 + length) % 60).collect()).collect();
+    let labels: Vec<Vec<Option<u32>>> = ids.iter().map(|ids| ids.iter().copied().map(Some).collect()).collect();
+    Batch::labelled(ids.iter().map(Vec::as_slice).zip(labels.iter().map(Vec::as_slice)))
+}
+
+fn values(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}
+
+#[track_caller]
+fn assert_close(found: &[f32], expected: &[f32], place: &str) {
+    assert_eq!(found.len(), expected.len(), "{place}");
+    let largest = expected.iter().fold(1.0f32, |largest, x| largest.max(x.abs()));
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() <= 2e-5 * largest, "{place}: {found} for {expected}");
+    }
+}
+
+#[test]
+fn a_cache_gives_what_the_whole_gives() {
+    for (name, backbone) in models() {
+        let blocks = blocks(&backbone);
+        // Beyond that, keys keep the frequencies of the sequence as it was, here as in transformers.
+        let unchanged = backbone.config().ropes.iter().filter_map(|rope| match rope.scaling {
+            RopeScaling::Dynamic { original_context, .. } => Some(original_context as u32 - VIRTUAL_TOKENS as u32),
+            _ => None,
+        });
+        let tokens = unchanged.min().unwrap_or(TOKENS);
+        let ids: Vec<u32> = (0..tokens).map(|i| (i * 11 + 5) % 60).collect();
+        for (kind, block) in blocks.iter().map(Some).chain([None]).enumerate() {
+            let mut cache = KeyValueCache::default();
+            for (from, to) in [(0, 4)].into_iter().chain((4..ids.len()).map(|at| (at, at + 1))) {
+                let next = values(backbone.next_logits(&ids[from..to], block, &mut cache));
+                let whole = values(backbone.logits(&Batch::continuation(&ids[..to], 0), block));
+                let last = &whole[whole.len() - next.len()..];
+                assert_close(&next, last, &format!("{name}, block {kind}, {to} tokens"));
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_with_blocks_of_all_kinds_are_as_alone() {
+    for (name, backbone) in models() {
+        let batches = [&[13, 29][..], &[17], &[2, 5, 21], &[8]].map(batch);
+        let blocks = blocks(&backbone);
+        let adapters = [Some(&blocks[2]), None, Some(&blocks[1]), Some(&blocks[0])];
+        let parts = batches.iter().zip(adapters).map(|(batch, adapter)| Part { batch, adapter });
+        let parts: Vec<Part> = parts.collect();
+        let together = values(backbone.token_nll(&parts, &Perturbation::None));
+        let alone = parts.iter().flat_map(|part| values(backbone.token_nll(&[*part], &Perturbation::None)));
+        assert_close(&together, &alone.collect::<Vec<_>>(), &name);
+
+        let direction = || BackboneDirection::Seeded(3);
+        let one = |scale| {
+            let nll = values(backbone.token_nll(&parts, &Perturbation::One { direction: direction(), scale }));
+            assert_ne!(nll, together, "{name}");
+            nll
+        };
+        let both = values(backbone.token_nll(&parts, &Perturbation::Pair { direction: direction(), eps: 1e-2 }));
+        assert!(both == [one(1e-2), one(-1e-2)].concat(), "{name}");
+    }
+}
+
+/// Every kind of weight: matrices of both orders, biases, norms, tables of positions, tied heads.
+#[test]
+fn weights_are_seen_as_an_update_would_leave_them() {
+    for (name, mut backbone) in models() {
+        let batches = [&[13, 29][..], &[17]].map(batch);
+        let blocks = blocks(&backbone);
+        let parts: Vec<Part> = batches
+            .iter()
+            .zip([&blocks[2], &blocks[1]])
+            .map(|(batch, block)| Part { batch, adapter: Some(block) })
+            .collect();
+        let direction = BackboneDirection::Seeded(8);
+        let view = Perturbation::One { direction: direction.clone(), scale: 1e-2 };
+        let seen = values(backbone.token_nll(&parts, &view));
+        backbone.descend(&direction, -1e-2);
+        let moved = values(backbone.token_nll(&parts, &Perturbation::None));
+        assert_close(&seen, &moved, &name);
+    }
+}
