@@ -28,6 +28,7 @@ mod pytorch;
 mod safetensors;
 #[cfg(test)]
 pub(crate) mod test_model;
+mod tokenizer_file;
 mod weights;
 
 pub use adapter::{

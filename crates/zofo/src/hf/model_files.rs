@@ -25,6 +25,7 @@ use super::{
     family::{Family, HEAD, family},
     gguf::GgufFile,
     json::{JsonFile, Keys, read_object},
+    tokenizer_file::parse_tokenizer,
     weights::ShardedWeights,
 };
 use crate::model::DecoderConfig;
@@ -193,9 +194,9 @@ impl ModelFiles {
             });
         }
         let text = fs::read(&path).map_err(failed_to("read", &path))?;
-        match Tokenizer::from_bytes(text) {
+        match parse_tokenizer(&text) {
             Ok(tokenizer) => Ok((tokenizer, path)),
-            Err(cause) => Err(HfError::Tokenizer { path, reason: cause.to_string() }),
+            Err(reason) => Err(HfError::Tokenizer { path, reason }),
         }
     }
 
