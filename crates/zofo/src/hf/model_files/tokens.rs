@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_is_put_around_every_text() {
-        let with_template = |id: u32, token: &str| {
+        let with_template = |id: u32, token: &str, change: &dyn Fn(&mut Value)| {
             let template = json!([
                 { "SpecialToken": { "id": token, "type_id": 0 } },
                 { "Sequence": { "id": "A", "type_id": 0 } },
@@ -206,8 +206,7 @@ mod tests {
             let mut special = json!({});
             special[token] = json!({ "id": token, "ids": [id], "tokens": [token] });
             tokenizer(|_, tokenizer| {
-                tokenizer["added_tokens"] = added("<image>", 6, true);
-                tokenizer["model"]["vocab"].as_object_mut().unwrap().remove("d");
+                change(tokenizer);
                 tokenizer["post_processor"] = json!({
                     "type": "TemplateProcessing",
                     "single": template,
@@ -216,9 +215,13 @@ mod tests {
                 });
             })
         };
-        with_template(1, "</s>").unwrap();
-        assert_says(&message(with_template(6, "<image>")), &["tokenizer.json", "\"<image>\" has the id 6", "6 rows"]);
-        assert_says(&message(with_template(5, "<s>")), &["tokenizer.json", "post-processor", "\"<s>\" with the id 5"]);
+        with_template(1, "</s>", &|_| ()).unwrap();
+        let with_image = |tokenizer: &mut Value| tokenizer["added_tokens"] = added("<image>", 6, true);
+        let text = message(with_template(6, "<image>", &with_image));
+        assert_says(&text, &["tokenizer.json", "\"<image>\" has the id 6", "6 rows"]);
+        let without_d = |tokenizer: &mut Value| drop(tokenizer["model"]["vocab"].as_object_mut().unwrap().remove("d"));
+        let text = message(with_template(5, "<s>", &without_d));
+        assert_says(&text, &["tokenizer.json", "post-processor", "\"<s>\" with the id 5"]);
     }
 
     #[test]
