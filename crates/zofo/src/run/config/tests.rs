@@ -582,7 +582,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
 #[test]
 fn the_fingerprint_is_pinned() {
     let fingerprint = parse(MINIMAL, &[]).unwrap().fingerprint().unwrap();
-    assert_eq!(fingerprint, "e97664237db0927691b328bc03c12a83b911a46dec1053355f00b257f04dab11");
+    assert_eq!(fingerprint, "ad651bacb746c8e55674c5e4f973c757e0e4112fce008a29f69602305c79723b");
 }
 
 #[test]
