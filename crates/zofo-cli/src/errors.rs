@@ -139,6 +139,8 @@ fn exit_code(error: &Error) -> u8 {
             RunError::Hf(HfError::Hub(error)) => hub_exit_code(error),
             // An output folder in which something else lies.
             RunError::Hf(HfError::File(_)) if reason == Some(ErrorKind::AlreadyExists) => USAGE,
+            // The files are fine; what was made of them is not.
+            RunError::Hf(HfError::ReadBack { .. }) => OTHER,
             RunError::Hf(HfError::File(file)) if !matches!(file.operation(), "read" | "open" | "map") => OTHER,
             RunError::Hf(_) | RunError::ForeignJournal(_) | RunError::Checkpoint { .. } => INPUT,
             RunError::Journal(JournalError::Io { action, .. }) if *action != "read" => OTHER,

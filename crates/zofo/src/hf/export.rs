@@ -52,8 +52,8 @@ pub struct ExportedGguf {
 ///
 /// One tensor after the other is in memory. Before the file appears under its name it is read back: its decoder must be
 /// that of the model, its tokenizer must make the same tokens of some texts, and its logits must be those of the model
-/// with the adapter beside it, but for rounding: [`ExportedGguf::logit_error`] may be 0.0001 for F32, 0.01 for F16 and
-/// 0.05 for BF16 and Q8_0. For this both models are loaded, one after the other. `progress` is told how many tensors are
+/// with the adapter beside it, but for rounding: [`ExportedGguf::logit_error`] may be 0.0001 for F32, 0.02 for F16,
+/// 0.1 for BF16 and 0.2 for Q8_0. For this both models are loaded, one after the other. `progress` is told how many tensors are
 /// written, of how many.
 ///
 /// # Errors

@@ -75,14 +75,15 @@ pub(super) fn check(
     Ok(Checked { logit_error, losses: lost_ends(source.eos_token_ids(), file.eos_token_ids()).into_iter().collect() })
 }
 
-/// By how much logits may differ: root mean square of the differences over that of the logits about their mean. Rounding of
-/// the weights is all that differs, which is 2⁻¹², 2⁻⁹ and 2⁻⁸ of a value in F16, BF16 and, of the largest of its block,
-/// Q8_0; layers add theirs up.
+/// By how much logits may differ: root mean square of the differences over that of the logits about their mean. Only the
+/// weights are rounded, by up to 2⁻¹², 2⁻⁹ and, of the largest of a block, 2⁻⁸ in F16, BF16 and Q8_0, and layers add
+/// that up: to 0.001 and 0.04 in a SmolLM2 of 30 layers in F16 and Q8_0. A tensor in the wrong arrangement makes it 1.
 fn tolerance(matrices: WrittenType) -> f64 {
     match matrices {
         WrittenType::F32 => 1e-4,
-        WrittenType::F16 => 1e-2,
-        WrittenType::BF16 | WrittenType::Q8_0 => 5e-2,
+        WrittenType::F16 => 2e-2,
+        WrittenType::BF16 => 1e-1,
+        WrittenType::Q8_0 => 2e-1,
     }
 }
 

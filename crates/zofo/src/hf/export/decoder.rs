@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::{
     HfError,
-    gguf::{Architecture, Llama3, Windows},
+    gguf::{Architecture, Llama3, ROPE_FACTORS, ROPE_LONG_FACTORS, Windows},
 };
 use crate::model::{DecoderConfig, Rope, RopeScaling};
 
@@ -115,13 +115,14 @@ impl Expressible {
         refuse: &impl Fn(&str, String, String) -> HfError,
     ) -> Result<(), HfError> {
         let Rope { theta, dim, scaling } = self.decoder.ropes[index].clone();
-        let has_divisors = architecture.name != "phi3" && !architecture.name.starts_with("gemma");
-        let supported = match (architecture.name, index) {
-            ("phi3", _) => "none, longrope",
+        let has_divisors = architecture.has_rope_tensor(ROPE_FACTORS);
+        let has_long_rope = architecture.has_rope_tensor(ROPE_LONG_FACTORS);
+        let supported = match index {
+            0 if has_long_rope => "none, longrope",
+            0 if has_divisors => "none, linear, yarn, llama3",
+            0 => "none, linear, yarn",
             // Of layers with a sliding window.
-            (_, 1..) => "none",
-            _ if has_divisors => "none, linear, yarn, llama3",
-            _ => "none, linear, yarn",
+            _ => "none",
         };
         let refused = |kind: &str| {
             Err(refuse("a scaling of rotary positions", kind.to_owned(), format!("{supported}, as llama.cpp has them")))
@@ -150,7 +151,7 @@ impl Expressible {
                     RopeScaling::LongRope { short, long, original_context, attention_factor: 1.0 }
                 }
             }
-            RopeScaling::LongRope { .. } if architecture.name == "phi3" => scaling,
+            RopeScaling::LongRope { .. } if has_long_rope => scaling,
             RopeScaling::LongRope { ref short, ref long, attention_factor, .. } => {
                 if !has_divisors || short != long || attention_factor != 1.0 {
                     return refused("longrope");

@@ -145,7 +145,7 @@ fn set_scaling(keys: &mut Keys<'_>, rope: &Rope) -> Vec<RopeTensor> {
             vec![RopeTensor { name: ROPE_FACTORS, divisors: scheme.divisors(pairs, rope.theta) }]
         }
         RopeScaling::LongRope { short, long, original_context, attention_factor } => {
-            if keys.architecture.name != "phi3" {
+            if !keys.architecture.has_rope_tensor(ROPE_LONG_FACTORS) {
                 return vec![RopeTensor { name: ROPE_FACTORS, divisors: long.clone() }];
             }
             keys.size(ORIGINAL_CONTEXT, *original_context as usize);

@@ -146,6 +146,11 @@ impl Architecture {
         self.own_keys.contains(&key)
     }
 
+    /// Whether a tensor that says how positions turn has a place in it.
+    pub(in crate::hf) fn has_rope_tensor(&self, name: &str) -> bool {
+        self.rope_tensors.contains(&name)
+    }
+
     /// By the root of what attention scores are divided, where no key says otherwise.
     pub(in crate::hf) fn query_scalar(&self, layers: usize, hidden: usize, heads: usize, head_dim: usize) -> f64 {
         if self.wide_scores == Some(layers) { hidden as f64 / heads as f64 } else { head_dim as f64 }
