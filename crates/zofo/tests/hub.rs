@@ -409,7 +409,8 @@ fn refusals_say_what_to_do() {
     let setup = Setup::new(repo());
     let headers = vec![("X-Error-Message", "Invalid username or password.".to_owned())];
     setup.server.fault("GET /api/", 1, Fault::Status(401, headers));
-    let error = setup.refused(NAME, &["401: Invalid username", "set HF_TOKEN to an access token", "terms to accept", NAME]);
+    let error =
+        setup.refused(NAME, &["401: Invalid username", "set HF_TOKEN to an access token", "terms to accept", NAME]);
     assert!(matches!(error, HubError::Refused { with_token: false, .. }));
 
     let gated = Fault::Status(403, vec![("X-Error-Code", "GatedRepo".to_owned())]);
