@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parquet::basic::{ConvertedType, Type as Physical};
+use parquet::basic::{ConvertedType, LogicalType, Type as Physical};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -57,9 +57,13 @@ fn usable(schema: &SchemaDescriptor) -> Result<Type, ParquetError> {
     Type::group_type_builder(schema.root_schema().name()).with_fields(fields).build()
 }
 
-/// What [`Field`] has a variant for; of others the crate panics.
+/// What [`Field`] has a variant for and stands for itself: of some others the crate panics, and times in nanoseconds, which
+/// are known by their logical type alone, it takes for integers.
 fn is_readable(column: &ColumnDescriptor) -> bool {
     use ConvertedType::*;
+    if matches!(column.logical_type_ref(), Some(LogicalType::Time { .. } | LogicalType::Timestamp { .. })) {
+        return false;
+    }
     match column.physical_type() {
         Physical::BOOLEAN | Physical::FLOAT | Physical::DOUBLE | Physical::INT96 => true,
         Physical::INT32 => {
