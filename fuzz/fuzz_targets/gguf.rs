@@ -3,24 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use std::io::Write;
-use tempfile::NamedTempFile;
-use zofo::hf::gguf::GgufFile;
 
-fuzz_target!(|data: &[u8]| {
-    let mut file = NamedTempFile::with_suffix(".gguf").unwrap();
-    file.write_all(data).unwrap();
-    let Ok(gguf) = GgufFile::open(file.path()) else { return };
-    for tensor in gguf.tensors() {
-        let mut row = vec![0.0; tensor.columns()];
-        if tensor.rows() > 0 {
-            gguf.dequantize(tensor, 0..1, &mut row).unwrap();
-        }
-    }
-    let _ = gguf.hf_tensors();
-    let _ = gguf.hf_config();
-    let _ = gguf.hf_tokenizer_config();
-    if let Ok(tokenizer) = gguf.tokenizer() {
-        let _ = tokenizer.encode("The film, 3 hours long, isn't  bad. é🙂", true);
-    }
-});
+#[path = "../readers/gguf.rs"]
+mod reader;
+
+fuzz_target!(|data: &[u8]| reader::read(data));

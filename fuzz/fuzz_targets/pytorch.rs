@@ -3,18 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use std::fs;
-use zofo::hf::{ModelFiles, WeightDtype};
 
-/// The model of the seed.
-const CONFIG: &str = include_str!("../corpus/config/seed-llama.json");
+#[path = "../readers/pytorch.rs"]
+mod reader;
 
-fuzz_target!(|data: &[u8]| {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("config.json"), CONFIG).unwrap();
-    fs::write(folder.path().join("pytorch_model.bin"), data).unwrap();
-    let Ok(files) = ModelFiles::open(folder.path()) else { return };
-    for (name, _) in files.parameters() {
-        files.load(name, WeightDtype::F32).unwrap();
-    }
-});
+fuzz_target!(|data: &[u8]| reader::read(data));
