@@ -162,6 +162,8 @@ fn task_exit_code(error: &TaskError) -> u8 {
         | TaskError::UnknownField { .. }
         | TaskError::NoTemplate { .. }
         | TaskError::TooFewRows { .. }
+        | TaskError::TooFewDemonstrations { .. }
+        | TaskError::NoRoomToGenerate { .. }
         | TaskError::EmptySplit { .. }
         | TaskError::BatchTooLarge { .. } => USAGE,
         _ => INPUT,

@@ -13,6 +13,7 @@
 mod builtin;
 mod dataset;
 pub mod definition;
+mod demonstrations;
 mod encode;
 mod engine;
 mod error;
@@ -28,8 +29,10 @@ mod template;
 
 pub use dataset::{DataSplit, Dataset, Example, locate};
 pub use definition::{Field, FieldType, Generation, Kind, Task};
+pub use demonstrations::draw_demonstrations;
 pub use encode::{
-    Encoded, EncodedCandidate, EncodedExample, Encoder, ForeignToken, ModelLimits, TruncationReport, check_vocabulary,
+    Encoded, EncodedCandidate, EncodedExample, EncodedPrompts, Encoder, ForeignToken, ModelLimits, TruncationReport,
+    check_vocabulary,
 };
 pub use error::{TaskError, TemplatePart};
 pub use metric::Metric;
