@@ -236,7 +236,8 @@ fn an_answer_ends_before_a_text_that_stops_it() {
     let expected = &text[..text.find(&stop).unwrap()];
     let stops = ["never to be seen".to_owned(), stop];
     let end = AnswerEnd { tokens: &[], texts: &stops, max_new_tokens: 10 };
-    let answer = generate_answers(&model.backbone, None, &model.tokenizer, &[prompt.clone()], end, |_| ()).unwrap();
+    let answer =
+        generate_answers(&model.backbone, None, &model.tokenizer, std::slice::from_ref(&prompt), end, |_| ()).unwrap();
     assert_eq!(answer[0].text, expected.trim());
     assert!(answer[0].tokens < 10);
     // A token that ends an answer is not part of it.

@@ -27,6 +27,17 @@ pub struct Batch {
     /// For every segment, the keys of a cache that it attends to, in order of position. Without an entry it attends to
     /// all of them.
     pub cached: Vec<Vec<Range<usize>>>,
+    /// If not empty, the examples among whose candidates the loss compares; else it is a mean over all labels.
+    pub choices: Vec<Choice>,
+}
+
+/// An example of which every candidate is in a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The labels of each candidate's answer; none is empty.
+    pub candidates: Vec<Range<usize>>,
+    /// The right one.
+    pub gold: usize,
 }
 
 impl Batch {
@@ -41,6 +52,24 @@ impl Batch {
             batch.label_answer(&sequence.ids, sequence.answer_len, |position| own.start + position);
         }
         batch
+    }
+
+    /// Sequences that count in all tokens but the first, which nothing predicts.
+    pub fn whole<'a>(sequences: impl IntoIterator<Item = &'a EncodedCandidate>) -> Self {
+        let mut batch = Self::default();
+        for sequence in sequences {
+            let predicted = sequence.ids.len().saturating_sub(1);
+            let own = batch.push_row(&sequence.ids[..predicted], 0, None);
+            batch.label_answer(&sequence.ids, predicted, |position| own.start + position);
+        }
+        batch
+    }
+
+    /// All candidates of some examples, of which the loss is that of choosing the right ones.
+    pub fn choices<'a>(examples: impl IntoIterator<Item = &'a EncodedExample> + Clone) -> Self {
+        let (batch, ranges) = Self::candidates(examples.clone());
+        let choice = |(example, candidates): (&EncodedExample, _)| Choice { candidates, gold: example.gold() };
+        Self { choices: examples.into_iter().zip(ranges).map(choice).collect(), ..batch }
     }
 
     /// All candidates of some examples. What an example's candidates share is computed once, and each candidate attends
@@ -152,6 +181,13 @@ mod tests {
         assert_eq!(batch.positions, [0, 1, 2, 0]);
         let rows: Vec<(usize, u32)> = batch.labels.iter().map(|l| (l.row, l.target)).collect();
         assert_eq!(rows, [(1, 3), (2, 4), (3, 6)]);
+    }
+
+    #[test]
+    fn whole_sequences_count_from_the_second_token_on() {
+        let batch = Batch::whole(&[candidate(&[1, 2, 3], 1), candidate(&[5, 6], 1)]);
+        let rows: Vec<(usize, u32)> = batch.labels.iter().map(|l| (l.row, l.target)).collect();
+        assert_eq!((&batch.ids[..], &rows[..]), (&[1, 2, 5][..], &[(0, 2), (1, 3), (2, 6)][..]));
     }
 
     #[test]
