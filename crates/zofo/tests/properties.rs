@@ -189,8 +189,10 @@ fn gradients_are_slopes_of_the_loss() {
     let model = RandomModel::new();
     let backbone = model.load(WeightDtype::F32);
     let adapter = model.adapter(1);
-    let batches = [rows_of(&[(1..24).collect(), vec![3, 4, 5]]), rows_of(&[(50..70).collect()])];
-    let terms = [(1.0, &batches[0]), (3.0, &batches[1])];
+    let choices = [example(&[1, 2, 3], &[&[4], &[5, 6]]), example(&[7, 8, 9, 10], &[&[11, 12], &[13], &[14]])];
+    let batches =
+        [rows_of(&[(1..24).collect(), vec![3, 4, 5]]), rows_of(&[(50..70).collect()]), Batch::choices(&choices)];
+    let terms = [(1.0, &batches[0]), (3.0, &batches[1]), (20.0, &batches[2])];
     let (_, gradients) = loss_gradients(&backbone, &adapter, &terms);
     let objective =
         |adapter: &Adapter| -> f64 { terms.iter().map(|(w, batch)| w * loss(&backbone, adapter, batch)).sum() };

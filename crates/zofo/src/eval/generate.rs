@@ -3,6 +3,7 @@
 use crate::model::{Backbone, KeyValueCache};
 use crate::peft::Adapter;
 use crate::task::SplitMix64;
+use burn::tensor::Tensor;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,9 +65,21 @@ pub fn generate(
     new
 }
 
-fn choose(logits: &[f32], sampling: Sampling, random: &mut SplitMix64) -> u32 {
+/// The likeliest token of every row of logits.
+pub(super) fn likeliest(logits: Tensor<2>) -> Vec<u32> {
+    let vocabulary = logits.dims()[1];
+    let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+    logits.chunks_exact(vocabulary).map(|row| argmax(row) as u32).collect()
+}
+
+/// The place of the largest, of equal ones the first.
+fn argmax(logits: &[f32]) -> usize {
     let best = |best: usize, (i, x): (usize, &f32)| if *x > logits[best] { i } else { best };
-    let greedy = logits.iter().enumerate().fold(0, best);
+    logits.iter().enumerate().fold(0, best)
+}
+
+fn choose(logits: &[f32], sampling: Sampling, random: &mut SplitMix64) -> u32 {
+    let greedy = argmax(logits);
     let Sampling::Nucleus { temperature, top_p, .. } = sampling else {
         return greedy as u32;
     };
