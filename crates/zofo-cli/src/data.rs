@@ -8,7 +8,7 @@ use zofo::hf::hub::Hub;
 use zofo::task::{DataSplit, Location, SplitFiles, Task, TaskError};
 
 /// The folder that is looked into where none is named.
-const DEFAULT: &str = "data";
+pub const DEFAULT: &str = "data";
 
 /// Finds the files of a split at `place`, and downloads them if need be. Without a place it is the folder `data`, if there
 /// is one, else the data set that the task names.

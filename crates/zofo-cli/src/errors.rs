@@ -169,6 +169,8 @@ fn task_exit_code(error: &TaskError) -> u8 {
         | TaskError::OneFile { .. }
         | TaskError::TooFewRows { .. }
         | TaskError::TooFewOfClass { .. }
+        | TaskError::TooFewDemonstrations { .. }
+        | TaskError::NoRoomToGenerate { .. }
         | TaskError::EmptySplit { .. }
         | TaskError::BatchTooLarge { .. } => USAGE,
         TaskError::Hub(error) => hub_exit_code(error),

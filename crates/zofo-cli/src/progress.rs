@@ -95,6 +95,12 @@ impl Observer for TrainingProgress {
     }
 }
 
+/// Words for the time that something still takes if it goes on as since its start, `elapsed` ago; nothing at first.
+pub fn left(elapsed: Duration, done: usize, of: usize) -> String {
+    let left = time_left(elapsed, 0.0, done as f64 / of.max(1) as f64);
+    left.map_or_else(String::new, |left| format!("{} left", Clock(left)))
+}
+
 /// The time that a run still takes if it goes on as it did since `before` was done, `elapsed` ago. Evaluations are in it.
 fn time_left(elapsed: Duration, before: f64, fraction: f64) -> Option<Duration> {
     let done = fraction - before;
@@ -150,6 +156,8 @@ mod tests {
         assert_eq!(left(0, 0.25, 0.25), None);
         assert_eq!(left(10, 0.25, 0.5), Some(Duration::from_secs(20)));
         assert_eq!(left(10, 0.5, 1.0), Some(Duration::ZERO));
+        assert_eq!(super::left(Duration::from_secs(60), 1, 3), "2:00 left");
+        assert_eq!(super::left(Duration::from_secs(60), 0, 3), "");
         // Too long for a clock to show.
         assert_eq!(left(u64::MAX, 0.0, 1e-9), None);
     }

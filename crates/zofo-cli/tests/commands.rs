@@ -35,6 +35,109 @@ fn eval_prints_one_result_per_task() {
 }
 
 #[test]
+fn eval_writes_measures_classes_and_predictions() {
+    let workspace = Workspace::new();
+    let command = format!("eval --model {MODEL} --task sst2 --predictions out.jsonl --per-class");
+    let report = json_of(&workspace.zofo(&format!("{command} --json")).success());
+    let task = &report["tasks"][0];
+    assert_eq!((&task["metric"], &task["score"], &task["shots"]), (&"accuracy".into(), &"mean".into(), &0.into()));
+    for measure in ["accuracy", "macro-f1", "calibration-error"] {
+        let measure = &task["measures"][measure];
+        let [low, value, high] = ["low", "value", "high"].map(|key| measure[key].as_f64().unwrap());
+        assert!(0.0 <= low && low <= value && value <= high && high <= 1.0, "{measure}");
+    }
+    assert_eq!(task["measures"]["accuracy"]["value"], task["accuracy"]);
+    let support = |class: usize| task["per_class"][class]["support"].as_u64().unwrap();
+    assert_eq!((task["per_class"][0]["class"].as_str(), support(0), support(1)), (Some("negative"), 6, 6));
+
+    let rows: Vec<Value> = fs::read_to_string(workspace.path("out.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(rows.len(), 12);
+    let right = rows.iter().filter(|row| row["gold"][0] == row["prediction"]).count();
+    assert_eq!(right as f64 / 12.0, task["accuracy"].as_f64().unwrap());
+    for (index, row) in rows.iter().enumerate() {
+        assert_eq!((&row["task"], row["line"].as_u64()), (&"sst2".into(), Some(index as u64 + 1)));
+        assert_eq!(row["texts"], serde_json::json!(["terrible", "great"]));
+        let scores: Vec<f64> = serde_json::from_value(row["scores"].clone()).unwrap();
+        assert_eq!(scores[1] > scores[0], row["prediction"] == 1, "{row}");
+    }
+    let text = stdout(&workspace.zofo(&command).success());
+    assert!(text.contains("sst2      precision  recall") && text.lines().any(|line| line.starts_with("positive ")));
+}
+
+#[test]
+fn eval_compares_candidates_as_it_is_told() {
+    let workspace = Workspace::new();
+    let scores = |more: &str| {
+        let command = format!("eval --model {MODEL} --task sst2 --limit 3 --predictions out.jsonl {more}");
+        workspace.zofo(&command).success();
+        let text = fs::read_to_string(workspace.path("out.jsonl")).unwrap();
+        let row: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        let scores: Vec<f64> = serde_json::from_value(row["scores"].clone()).unwrap();
+        scores
+    };
+    let (mean, sum, bytes) = (scores(""), scores("--score sum"), scores("--score bytes"));
+    // "terrible" has eight bytes, "great" five.
+    for (index, length) in [8.0, 5.0].into_iter().enumerate() {
+        assert!((sum[index] / length - bytes[index]).abs() < 1e-12);
+        assert!(sum[index] < mean[index]);
+    }
+    let sfc = scores("--score sfc");
+    // The null prompt is the same for every row.
+    let shift = [sum[0] - sfc[0], sum[1] - sfc[1]];
+    assert!(shift[0] < 0.0 && shift[1] < 0.0 && shift[0] != shift[1]);
+    let shots = scores("--shots 1 --score sum");
+    assert_ne!(shots, sum);
+    assert_ne!(shots, scores("--shots 1 --shots-seed 1 --score sum"));
+    assert_ne!(scores("--shots 1 --score icl-sfc"), scores("--shots 1 --score sfc"));
+    assert_error(workspace.zofo(&format!("eval --model {MODEL} --task sst2 --score icl-sfc")), 2, &["add --shots"]);
+    let own = format!("eval --model {MODEL} --task sst2 --shots 1 --split train");
+    assert_error(workspace.zofo(&own), 2, &["--split train evaluates"]);
+    let many = format!("eval --model {MODEL} --task sst2 --shots 61");
+    assert_error(workspace.zofo(&many), 2, &["61 demonstrations", "has 60 rows"]);
+    let nowhere = format!("eval --model {MODEL} --task sst2 --predictions no/where.jsonl");
+    assert_error(workspace.zofo(&nowhere), 2, &["no folder no"]);
+}
+
+#[test]
+fn eval_of_all_tasks_takes_those_that_have_a_folder_and_writes_answers() {
+    let workspace = Workspace::new();
+    fs::create_dir(workspace.path("data/squad")).unwrap();
+    let row = |question: &str, answer: &str| {
+        let answers = serde_json::json!({ "text": [answer, "some other answer"] });
+        format!("{}\n", serde_json::json!({ "context": "It was.", "question": question, "answers": answers }))
+    };
+    let rows = row("When?", "in 1066") + &row("Who was it?", "Ann");
+    fs::write(workspace.path("data/squad/validation.jsonl"), rows).unwrap();
+    fs::write(workspace.path("data/squad/train.jsonl"), row("Why?", "no")).unwrap();
+    let command = format!("eval --model {MODEL} --task all");
+    let report = json_of(&workspace.zofo(&format!("{command} --json --predictions out.jsonl")).success());
+    let [squad, sst2] = [0, 1].map(|task| &report["tasks"][task]);
+    assert_eq!((&squad["task"], &sst2["task"]), (&"squad".into(), &"sst2".into()));
+    assert_eq!((&squad["metric"], &squad["examples"]), (&"f1".into(), &2.into()));
+    assert!(squad.get("loss").is_none() && squad.get("score").is_none() && squad.get("accuracy").is_none());
+    assert!(squad["measures"]["em"]["value"].is_number());
+    assert!(squad["tokens"].as_u64().unwrap() > 40);
+    let text = fs::read_to_string(workspace.path("out.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(first["gold"], serde_json::json!(["in 1066", "some other answer"]));
+    assert!(first["prediction"].is_string() && first["f1"].is_number(), "{first}");
+    assert!(!first["prediction"].as_str().unwrap().contains('\n'));
+    // One demonstration more, or none that could be calibrated.
+    workspace.zofo(&format!("{command} --shots 1 --limit 1")).success();
+    let assert = workspace.zofo(&format!("{command} --score sfc")).success();
+    assert!(stderr(&assert).contains("squad: left out"), "{}", stderr(&assert));
+    assert_eq!(stdout(&assert).lines().count(), 2);
+    let squad = format!("eval --model {MODEL} --task squad --score sfc");
+    assert_error(workspace.zofo(&squad), 2, &["task \"squad\" writes its answers"]);
+    let nothing = format!("eval --model {MODEL} --task all --data run");
+    assert_error(workspace.zofo(&nothing), 2, &["run has no folder"]);
+}
+
+#[test]
 fn eval_depends_on_adapter_template_and_split_but_not_on_threads() {
     let workspace = Workspace::new();
     let loss = |more: &str| {
@@ -302,7 +405,7 @@ fn tasks_are_listed_and_shown() {
 }
 
 #[test]
-fn a_generation_task_is_shown_but_neither_evaluated_nor_trained_on_yet() {
+fn a_generation_task_is_shown_but_not_trained_on_yet() {
     let workspace = Workspace::new();
     fs::create_dir(workspace.path("data/drop")).unwrap();
     let row = r#"{"passage": "Two goals.", "question": "How many? ", "answers_spans": {"spans": ["2", "two"]}}"#;
@@ -313,8 +416,6 @@ fn a_generation_task_is_shown_but_neither_evaluated_nor_trained_on_yet() {
     for part in ["Question: How many?\\nAnswer:\"", "0 right   \" 2\\n\"", "also    \"two\""] {
         assert!(text.contains(part), "{part} in {text}");
     }
-    let refused = workspace.zofo(&format!("eval --model {MODEL} --task drop"));
-    assert_error(refused, 2, &["task \"drop\" is of kind \"generation\"", "zofo eval is only for"]);
     let refused = workspace.zofo("train config.toml --set data.task=drop --set data.dir=data");
     assert_error(refused, 2, &["task \"drop\" is of kind \"generation\"", "training is only for"]);
     let refused = workspace.zofo("train config.toml --set data.template=v2");

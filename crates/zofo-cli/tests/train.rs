@@ -190,3 +190,18 @@ fn a_plan_is_shown_and_nothing_is_written() {
     assert!(text.contains("per step    10 forward and 4 backward passes"), "{text}");
     assert!(!workspace.path("run").exists());
 }
+
+#[test]
+fn the_loss_is_what_the_configuration_says() {
+    let workspace = Workspace::new();
+    let first = |loss: &str| {
+        workspace.zofo(&format!("train config.toml --set method.loss={loss} --set run.output={loss}")).success();
+        let events = workspace.events(loss);
+        let step = events.iter().find(|event| event["event"] == "step").unwrap().clone();
+        assert!(events.iter().any(|event| event["event"] == "summary"));
+        step["a"].as_f64().unwrap()
+    };
+    let [answer, all, candidates] = ["answer", "all", "candidates"].map(first);
+    // A coin's loss over two candidates is ln 2; a token's, over a vocabulary of 280, is much more.
+    assert!(candidates < 2.0 && answer > 2.0 && all > 2.0 && all != answer, "{answer} {all} {candidates}");
+}

@@ -146,5 +146,5 @@ fn token_nll(backbone: &Backbone, batch: &Batch) -> Vec<f32> {
 
 fn continuation(backbone: &Backbone, prompt: &[u32], max_new_tokens: usize) -> Vec<u32> {
     let request = Generation { prompt, max_new_tokens, stop: &[], sampling: Sampling::Greedy };
-    generate(backbone, None, &request, |_| true)
+    generate(backbone, None, &request, |_| true).unwrap()
 }

@@ -129,7 +129,7 @@ fn golden_model_greedy_generation() {
             stop: &[],
             sampling: Sampling::Greedy,
         };
-        report.greedy(case.name(), &generate(&backbone, None, &request, |_| true), greedy);
+        report.greedy(case.name(), &generate(&backbone, None, &request, |_| true).unwrap(), greedy);
         report.ran();
     }
     report.finish();

@@ -124,7 +124,7 @@ fn golden_peft_greedy_generation() {
             stop: &[],
             sampling: Sampling::Greedy,
         };
-        let new = generate(backbone, Some(adapter), &request, |_| true);
+        let new = generate(backbone, Some(adapter), &request, |_| true).unwrap();
         report.greedy(block.place(), &new, greedy);
         report.ran();
     }

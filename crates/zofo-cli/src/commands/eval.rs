@@ -1,33 +1,48 @@
 //! `zofo eval`.
 
+mod input;
+mod report;
+
 use crate::arguments::{Dtype, path, set_threads, with_home};
 use crate::data;
 use crate::errors::Error;
 use crate::model;
-use crate::output::{print, print_json, table};
-use crate::progress::{Display, Messenger, display};
+use crate::output::{print, print_json};
+use crate::progress::{Display, Messenger, display, left};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
+use input::{Input, TaskInput};
+use report::{Report, TaskReport, describe};
 use serde::Serialize;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tokenizers::Tokenizer;
-use zofo::eval::evaluate;
+use zofo::eval::{
+    Answer, AnswerEnd, Evaluation, Scoring, evaluate_by, generate_answers, measure_choices, measure_texts,
+    write_predictions,
+};
 use zofo::model::Backbone;
 use zofo::peft::Adapter;
-use zofo::task::{DataSplit, Dataset, Encoded, Encoder, ModelLimits, Task, TemplateName, evaluation_count};
+use zofo::run::RunError;
+use zofo::task::{DataSplit, Task, TemplateName};
+
+/// The word for every built-in task that has data.
+const ALL: &str = "all";
 
 /// Arguments of `zofo eval`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The answer is the candidate whose tokens have the highest mean log-probability.
+The answer to a task with candidates is the one with the highest score (--score); tasks without write their answers,
+always with the likeliest next token. Every measure has its 95 % bootstrap interval.
 
 Examples:
   zofo eval --model runs/demo/backbone --adapter runs/demo/adapter --task movie-reviews
   zofo eval --model model.gguf --task sst2 --task copa --data my-data --limit 100 --json
   zofo eval --model HuggingFaceTB/SmolLM2-135M --task sst2
-  zofo eval --model model.gguf --task tickets.toml --data tickets.csv")]
+  zofo eval --model model.gguf --task tickets.toml --data tickets.csv
+  zofo eval --model model.gguf --task all --data my-data --limit 100 --predictions predictions.jsonl
+  zofo eval --model HuggingFaceTB/SmolLM2-135M --task sst2 --shots 4 --score icl-sfc --per-class")]
 pub struct Arguments {
     /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
     /// org/name/file.gguf[@revision].
@@ -36,7 +51,8 @@ pub struct Arguments {
     /// A PEFT adapter folder.
     #[arg(long, value_parser = path())]
     adapter: Option<PathBuf>,
-    /// A built-in task, or the path of a task file; may be repeated.
+    /// A built-in task, or the path of a task file; may be repeated. `all` is every built-in task that has a folder in
+    /// the data folder.
     #[arg(long, required = true, num_args = 1.., value_parser = with_home)]
     task: Vec<String>,
     /// Where the rows are: a folder with a folder for each task, or the folder or file of the one task, or a data set of
@@ -56,6 +72,21 @@ pub struct Arguments {
     /// Evaluate the first rows only.
     #[arg(long, value_name = "ROWS")]
     limit: Option<NonZeroUsize>,
+    /// By what candidates are compared.
+    #[arg(long, value_enum, default_value_t)]
+    score: Score,
+    /// So many solved training rows stand before every prompt.
+    #[arg(long, value_name = "ROWS", default_value_t = 0)]
+    shots: usize,
+    /// The same seed draws the same rows for --shots.
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    shots_seed: u64,
+    /// Show precision, recall and F1 of every class too.
+    #[arg(long)]
+    per_class: bool,
+    /// Write what was predicted for every row to this file, one JSON object a line.
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    predictions: Option<PathBuf>,
     /// How weights are stored in memory.
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
@@ -67,7 +98,7 @@ pub struct Arguments {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Split {
     /// What is only ever evaluated.
     #[default]
@@ -85,31 +116,57 @@ impl From<Split> for DataSplit {
     }
 }
 
-/// What is printed.
-#[derive(Serialize)]
-struct Report {
-    tasks: Vec<TaskReport>,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Score {
+    /// The mean log-probability of their tokens.
+    #[default]
+    Mean,
+    /// The sum of the tokens' log-probabilities.
+    Sum,
+    /// That sum per byte of the candidate's text.
+    Bytes,
+    /// That sum less the one after the task's null prompt (surface-form calibration).
+    Sfc,
+    /// As sfc, with the demonstrations of --shots before the null prompt too.
+    IclSfc,
 }
 
-/// The result of one task.
-#[derive(Serialize)]
-struct TaskReport {
-    task: String,
-    template: TemplateName,
-    examples: usize,
-    accuracy: f64,
-    /// Mean negative log-likelihood per token of the right answers, nats.
-    loss: f64,
-    seconds: f64,
-    examples_per_second: f64,
-    /// Tokens fed; a prompt counts once for all its candidates.
-    tokens: usize,
-    /// Examples that were cut to fit the model's context.
-    truncated: usize,
+impl Score {
+    fn is_calibrated(self) -> bool {
+        matches!(self, Self::Sfc | Self::IclSfc)
+    }
+}
+
+impl From<Score> for Scoring {
+    fn from(score: Score) -> Self {
+        match score {
+            Score::Mean => Self::Mean,
+            Score::Sum => Self::Sum,
+            Score::Bytes => Self::Bytes,
+            Score::Sfc => Self::Sfc,
+            Score::IclSfc => Self::IclSfc,
+        }
+    }
+}
+
+/// What a model made of a task.
+enum Outcome {
+    Choices(Evaluation),
+    Texts(Vec<Answer>),
+}
+
+/// A model, ready to be asked.
+struct Model<'a> {
+    backbone: Backbone,
+    adapter: Option<Adapter>,
+    tokenizer: &'a Tokenizer,
+    end_of_text: &'a [u32],
 }
 
 /// Evaluates a model on tasks.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
+    check(arguments)?;
     set_threads(arguments.threads)?;
     let messenger = Messenger::new();
     let files = model::open(&arguments.model, &messenger)?;
@@ -121,94 +178,157 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     };
     let limits = files.config().limits().after(adapter.as_ref().map_or(0, Adapter::virtual_tokens));
     // All data is read before the first task takes its time.
-    let mut tasks = Vec::new();
-    for name in &arguments.task {
-        let task = Task::load(name)?;
-        task.expect_classification("zofo eval")?;
-        let encoded = encode(&task, &tokenizer, limits, arguments, &messenger)?;
-        tasks.push((task, encoded));
+    let end_of_text = files.eos_token_ids();
+    let mut inputs = Vec::new();
+    for task in tasks(arguments, &messenger)? {
+        let start = end_of_text.first().copied();
+        inputs.push(TaskInput::read(task, &tokenizer, limits, start, arguments, &messenger)?);
     }
     let backbone = Backbone::load(&files, arguments.dtype.into(), &device)?;
+    let model = Model { backbone, adapter, tokenizer: &tokenizer, end_of_text };
 
     let mut display = display(&messenger);
     let mut report = Report { tasks: Vec::new() };
-    for (task, encoded) in &tasks {
-        let result = evaluate_task(task, encoded, &backbone, adapter.as_ref(), arguments, display.as_mut());
-        report.tasks.push(result?);
+    let mut outcomes = Vec::new();
+    for input in &inputs {
+        let (result, outcome) = evaluate_task(input, &model, arguments, display.as_mut())?;
+        report.tasks.push(result);
+        outcomes.push(outcome);
     }
     display.clear();
-    if arguments.json { print_json(&report) } else { print(&describe(&report)) }?;
+    if let Some(file) = &arguments.predictions {
+        let predictions = inputs.iter().zip(&outcomes).flat_map(|(input, outcome)| input.predictions(outcome));
+        write_predictions(file, predictions).map_err(RunError::from)?;
+    }
+    if arguments.json { print_json(&report) } else { print(&describe(&report, arguments.per_class)) }?;
     Ok(())
 }
 
-fn encode(
-    task: &Task,
-    tokenizer: &Tokenizer,
-    limits: ModelLimits,
-    arguments: &Arguments,
-    messenger: &Messenger,
-) -> Result<Encoded, Error> {
-    let split = arguments.split.into();
-    let files = data::locate(arguments.data.as_deref(), task, split, messenger)?;
-    let dataset = Dataset::read(&files, task, split, arguments.skip_bad_rows)?;
-    if dataset.skipped.count > 0 {
-        messenger.say(&format!("{}: {}", task.name(), dataset.skipped));
+/// Refuses arguments that contradict each other, and a place for predictions that does not exist.
+fn check(arguments: &Arguments) -> Result<(), Error> {
+    let usage = |message: &str| Err(Error::Usage(message.to_owned()));
+    if arguments.score == Score::IclSfc && arguments.shots == 0 {
+        return usage("--score icl-sfc calibrates with demonstrations: add --shots, or use --score sfc");
     }
-    let encoder = Encoder::new(task, &arguments.template, tokenizer, limits)?;
-    let count = evaluation_count(dataset.examples.len(), arguments.limit.map(NonZeroUsize::get));
-    Ok(encoder.encode(&dataset.examples[..count])?)
+    if arguments.shots > 0 && arguments.split == Split::Train {
+        return usage(
+            "--shots draws demonstrations from the training rows, which --split train evaluates: leave one out",
+        );
+    }
+    let parent = arguments.predictions.as_deref().and_then(Path::parent);
+    if let Some(parent) = parent.filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
+        return Err(Error::Usage(format!("--predictions: there is no folder {}", parent.display())));
+    }
+    Ok(())
+}
+
+/// The tasks that the arguments name. Among all, those that cannot be scored as asked are left out.
+fn tasks(arguments: &Arguments, messenger: &Messenger) -> Result<Vec<Task>, Error> {
+    let folder = arguments.data.as_deref().unwrap_or(Path::new(data::DEFAULT));
+    let mut tasks = Vec::new();
+    for name in &arguments.task {
+        if name != ALL {
+            let task = Task::load(name)?;
+            if arguments.score.is_calibrated() && task.generation().is_some() {
+                return Err(Error::Usage(format!(
+                    "task \"{}\" writes its answers: there are no candidates whose scores could be calibrated",
+                    task.name()
+                )));
+            }
+            tasks.push(task);
+            continue;
+        }
+        let mut found = 0;
+        for name in Task::builtin_names().filter(|name| folder.join(name).is_dir()) {
+            let task = Task::load(name)?;
+            found += 1;
+            if arguments.score.is_calibrated() && task.generation().is_some() {
+                messenger.say(&format!("{name}: left out, because written answers have no scores to calibrate"));
+            } else {
+                tasks.push(task);
+            }
+        }
+        if found == 0 {
+            return Err(Error::Usage(format!(
+                "--task all: {} has no folder of a built-in task's name",
+                folder.display()
+            )));
+        }
+    }
+    Ok(tasks)
 }
 
 fn evaluate_task(
-    task: &Task,
-    encoded: &Encoded,
-    backbone: &Backbone,
-    adapter: Option<&Adapter>,
+    input: &TaskInput,
+    model: &Model,
     arguments: &Arguments,
     display: &mut dyn Display,
-) -> Result<TaskReport, Error> {
-    if encoded.truncation.truncated > 0 {
-        display.say(&format!("{}: {}", task.name(), encoded.truncation));
+) -> Result<(TaskReport, Outcome), Error> {
+    let task = &input.task;
+    if input.truncation.truncated > 0 {
+        display.say(&format!("{}: {}", task.name(), input.truncation));
     }
     let start = Instant::now();
-    let examples = encoded.examples.len();
-    let progress = |done| display.count(task.name(), done, examples, "");
-    let evaluation = evaluate(backbone, adapter, &encoded.examples, progress);
-    let seconds = start.elapsed().as_secs_f64();
-    let loss = evaluation.loss();
-    if !loss.is_finite() {
-        return Err(Error::Input(format!(
-            "task \"{}\": the loss is {loss}: the weights of the model or the adapter are damaged, or too large for \
-             the arithmetic",
-            task.name()
-        )));
-    }
-    Ok(TaskReport {
-        task: task.name().to_owned(),
-        template: arguments.template.clone(),
-        examples,
-        accuracy: evaluation.accuracy(),
-        loss,
-        seconds,
-        examples_per_second: examples as f64 / seconds,
-        tokens: evaluation.tokens,
-        truncated: encoded.truncation.truncated,
-    })
+    let examples = input.len();
+    let progress = |done| display.count(task.name(), done, examples, &left(start.elapsed(), done, examples));
+    let adapter = model.adapter.as_ref();
+    let outcome = match &input.input {
+        Input::Choices { examples, normalization, .. } => {
+            let evaluation = evaluate_by(&model.backbone, adapter, examples, normalization, progress);
+            let loss = evaluation.loss();
+            if !loss.is_finite() {
+                return Err(Error::Input(format!(
+                    "task \"{}\": the loss is {loss}: the weights of the model or the adapter are damaged, or too large \
+                     for the arithmetic",
+                    task.name()
+                )));
+            }
+            Outcome::Choices(evaluation)
+        }
+        Input::Prompts { prompts, generation, .. } => {
+            let end = AnswerEnd {
+                tokens: model.end_of_text,
+                texts: &generation.stop,
+                max_new_tokens: generation.max_new_tokens,
+            };
+            let answers = generate_answers(&model.backbone, adapter, model.tokenizer, prompts, end, progress);
+            Outcome::Texts(answers.map_err(|error| Error::Input(format!("task \"{}\": {error}", task.name())))?)
+        }
+    };
+    let seconds = start.elapsed();
+    Ok((summarize(input, &outcome, arguments, seconds), outcome))
 }
 
-fn describe(report: &Report) -> String {
-    let head = ["task", "template", "examples", "accuracy", "loss", "seconds", "examples/s"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(report.tasks.iter().map(|task| {
-        vec![
-            task.task.clone(),
-            task.template.to_string(),
-            task.examples.to_string(),
-            format!("{:.4}", task.accuracy),
-            format!("{:.4}", task.loss),
-            format!("{:.1}", task.seconds),
-            format!("{:.1}", task.examples_per_second),
-        ]
-    }));
-    table(&rows)
+fn summarize(input: &TaskInput, outcome: &Outcome, arguments: &Arguments, elapsed: Duration) -> TaskReport {
+    let task = &input.task;
+    let classes = task.candidate_count();
+    let (measures, loss, tokens, per_class) = match (outcome, &input.input) {
+        (Outcome::Choices(evaluation), _) => {
+            let measures = measure_choices(evaluation, classes);
+            (measures, Some(evaluation.loss()), evaluation.tokens, report::per_class(task.classes(), evaluation))
+        }
+        (Outcome::Texts(answers), input) => {
+            let texts = answers.iter().map(|answer| answer.text.as_str());
+            let tokens = input.prompt_tokens() + answers.iter().map(|answer| answer.tokens).sum::<usize>();
+            (measure_texts(texts.zip(input.golds())), None, tokens, Vec::new())
+        }
+    };
+    let seconds = elapsed.as_secs_f64();
+    TaskReport {
+        task: task.name().to_owned(),
+        template: arguments.template.clone(),
+        examples: input.len(),
+        shots: arguments.shots,
+        score: task.generation().is_none().then_some(arguments.score),
+        metric: task.metric(),
+        accuracy: measures.get("accuracy").map(|measure| measure.value),
+        measures,
+        loss,
+        per_class,
+        seconds,
+        examples_per_second: input.len() as f64 / seconds,
+        tokens,
+        truncated: input.truncation.truncated,
+        demonstrations_cut: input.truncation.demonstrations,
+    }
 }

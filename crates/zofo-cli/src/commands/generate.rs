@@ -145,7 +145,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
             if arguments.json { Ok(Reader::Listens) } else { print(text) }
         });
         matches!(sent, Ok(Reader::Listens))
-    });
+    })
+    .map_err(|error| Error::Input(error.to_string()))?;
     let seconds = start.elapsed().as_secs_f64();
     if sent? == Reader::Left {
         return Ok(());

@@ -3,6 +3,7 @@
 use crate::model::{Backbone, KeyValueCache};
 use crate::peft::Adapter;
 use crate::task::SplitMix64;
+use burn::tensor::Tensor;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,14 +34,36 @@ pub struct Generation<'a> {
     pub sampling: Sampling,
 }
 
+/// Why no text was generated.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum GenerationError {
+    /// There is no likeliest token.
+    #[error(
+        "the model's logit of token {token} is {logit}: the weights of the model or the adapter are damaged, or too large \
+         for the arithmetic"
+    )]
+    NotFinite {
+        /// The first such token.
+        token: usize,
+        /// What was computed for it.
+        logit: f32,
+    },
+    /// The tokenizer cannot decode what was generated.
+    #[error("the tokenizer failed on generated tokens: {0}")]
+    Decode(String),
+}
+
 /// Generates tokens after a prompt. Every new token is also handed to `on_token` as soon as it is known; when that
 /// returns false, generation ends.
+///
+/// # Errors
+/// [`GenerationError::NotFinite`].
 pub fn generate(
     backbone: &Backbone,
     adapter: Option<&Adapter>,
     request: &Generation,
     mut on_token: impl FnMut(u32) -> bool,
-) -> Vec<u32> {
+) -> Result<Vec<u32>, GenerationError> {
     let mut cache = KeyValueCache::default();
     let mut random = match request.sampling {
         Sampling::Nucleus { seed, .. } => SplitMix64::keyed(seed, "generate", 0),
@@ -51,7 +74,7 @@ pub fn generate(
     while new.len() < request.max_new_tokens {
         let logits = backbone.next_logits(&next, adapter, &mut cache);
         let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-        let token = choose(&logits, request.sampling, &mut random);
+        let token = choose(&logits, request.sampling, &mut random)?;
         if request.stop.contains(&token) {
             break;
         }
@@ -61,14 +84,29 @@ pub fn generate(
         }
         next = vec![token];
     }
-    new
+    Ok(new)
 }
 
-fn choose(logits: &[f32], sampling: Sampling, random: &mut SplitMix64) -> u32 {
+/// The likeliest token of every row of logits.
+pub(super) fn likeliest(logits: Tensor<2>) -> Result<Vec<u32>, GenerationError> {
+    let vocabulary = logits.dims()[1];
+    let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+    logits.chunks_exact(vocabulary).map(|row| argmax(row).map(|token| token as u32)).collect()
+}
+
+/// The place of the largest, of equal ones the first.
+fn argmax(logits: &[f32]) -> Result<usize, GenerationError> {
+    if let Some((token, &logit)) = logits.iter().enumerate().find(|(_, logit)| !logit.is_finite()) {
+        return Err(GenerationError::NotFinite { token, logit });
+    }
     let best = |best: usize, (i, x): (usize, &f32)| if *x > logits[best] { i } else { best };
-    let greedy = logits.iter().enumerate().fold(0, best);
+    Ok(logits.iter().enumerate().fold(0, best))
+}
+
+fn choose(logits: &[f32], sampling: Sampling, random: &mut SplitMix64) -> Result<u32, GenerationError> {
+    let greedy = argmax(logits)?;
     let Sampling::Nucleus { temperature, top_p, .. } = sampling else {
-        return greedy as u32;
+        return Ok(greedy as u32);
     };
     let max = f64::from(logits[greedy]);
     let weight = |x: &f32| ((f64::from(*x) - max) / temperature).exp();
@@ -85,10 +123,10 @@ fn choose(logits: &[f32], sampling: Sampling, random: &mut SplitMix64) -> u32 {
     for (token, weight) in &weights {
         left -= weight;
         if left < 0.0 {
-            return *token as u32;
+            return Ok(*token as u32);
         }
     }
-    weights.last().map_or(greedy, |(token, _)| *token) as u32
+    Ok(weights.last().map_or(greedy, |(token, _)| *token) as u32)
 }
 
 #[cfg(test)]
@@ -98,7 +136,19 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_likeliest() {
         let mut random = SplitMix64::keyed(0, "test", 0);
-        assert_eq!(choose(&[0.0, 2.0, 2.0, 1.0], Sampling::Greedy, &mut random), 1);
+        assert_eq!(choose(&[0.0, 2.0, 2.0, 1.0], Sampling::Greedy, &mut random), Ok(1));
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_an_error() {
+        let mut random = SplitMix64::keyed(0, "test", 0);
+        let nucleus = Sampling::Nucleus { temperature: 1.0, top_p: 0.9, seed: 0 };
+        for sampling in [Sampling::Greedy, nucleus] {
+            let error = choose(&[0.0, 1.0, f32::NAN], sampling, &mut random).unwrap_err();
+            assert!(matches!(error, GenerationError::NotFinite { token: 2, .. }), "{error}");
+            let error = choose(&[0.0, f32::INFINITY, 1.0], sampling, &mut random);
+            assert_eq!(error, Err(GenerationError::NotFinite { token: 1, logit: f32::INFINITY }));
+        }
     }
 
     #[test]
@@ -110,7 +160,7 @@ mod tests {
             let sampling = Sampling::Nucleus { temperature: 1.0, top_p, seed: 1 };
             let mut counts = [0u32; 3];
             for _ in 0..30_000 {
-                counts[choose(&logits, sampling, &mut random) as usize] += 1;
+                counts[choose(&logits, sampling, &mut random).unwrap() as usize] += 1;
             }
             counts.map(|count| f64::from(count) / 30_000.0)
         };

@@ -1,7 +1,16 @@
-//! Evaluation: scoring candidate answers, and generating text.
+//! Evaluation: scoring candidate answers, generating text, and judging both.
 
+mod answers;
 mod generate;
+mod measure;
+mod normalization;
+mod packing;
+mod predictions;
 mod scoring;
 
-pub use generate::{Generation, Sampling, generate};
-pub use scoring::{Evaluation, Scored, evaluate};
+pub use answers::{Answer, AnswerEnd, generate_answers};
+pub use generate::{Generation, GenerationError, Sampling, generate};
+pub use measure::{CALIBRATION_ERROR, Measure, Measures, count_classes, measure_choices, measure_texts};
+pub use normalization::{Normalization, Scoring};
+pub use predictions::{Prediction, write_predictions};
+pub use scoring::{Evaluation, Scored, evaluate, evaluate_by};

@@ -1,9 +1,12 @@
 //! Classification by the likelihood of each candidate's tokens.
 
+use super::normalization::Normalization;
+use super::packing::{common_beginning, fed_tokens, pack};
 use crate::model::{Backbone, Batch, Part};
 use crate::peft::Adapter;
-use crate::task::EncodedExample;
+use crate::task::{EncodedCandidate, EncodedExample};
 use crate::zo::Perturbation;
+use std::collections::HashMap;
 
 /// Tokens that are evaluated at once, about. Bounds the activations; the result does not depend on it beyond rounding.
 const TOKENS_PER_BATCH: usize = 2048;
@@ -11,9 +14,9 @@ const TOKENS_PER_BATCH: usize = 2048;
 /// The scores of one example.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {
-    /// Mean log-probability (nats) of each candidate's answer tokens.
+    /// The score of each candidate, in nats or a part of them: see [`Normalization`].
     pub scores: Vec<f64>,
-    /// Log-probability of each of the tokens, by candidate.
+    /// Log-probability of each of the answer tokens, by candidate.
     pub token_logprobs: Vec<Vec<f32>>,
     /// The candidate with the highest score; of equal ones the first.
     pub prediction: usize,
@@ -26,14 +29,14 @@ pub struct Scored {
 pub struct Evaluation {
     /// One entry per example, in their order.
     pub examples: Vec<Scored>,
-    /// Tokens that were fed; a prompt counts once for all its candidates.
+    /// Tokens that were fed; a prompt counts once for all its candidates, and a beginning that all examples share once.
     pub tokens: usize,
 }
 
 impl Evaluation {
     /// Share of examples whose prediction is right.
     pub fn accuracy(&self) -> f64 {
-        let right = self.examples.iter().filter(|example| example.golds.contains(&example.prediction));
+        let right = self.examples.iter().filter(|example| example.is_right());
         right.count() as f64 / self.examples.len() as f64
     }
 
@@ -45,48 +48,110 @@ impl Evaluation {
     }
 }
 
-/// Scores every candidate of every example with θ and an adapter. Prompts are computed once for all their candidates, and
-/// many examples ride in one pass. `progress` is told how many examples are done.
+/// Scores every candidate of every example with θ and an adapter, by the mean log-probability of its tokens. Prompts are
+/// computed once for all their candidates, and many examples ride in one pass. `progress` is told how many examples are
+/// done.
 pub fn evaluate(
     backbone: &Backbone,
     adapter: Option<&Adapter>,
     examples: &[EncodedExample],
-    mut progress: impl FnMut(usize),
+    progress: impl FnMut(usize),
 ) -> Evaluation {
-    let mut evaluation = Evaluation { examples: Vec::with_capacity(examples.len()), tokens: 0 };
-    let mut rest = examples;
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(batch_size(rest));
-        rest = later;
-        let (batch, ranges) = Batch::candidates(now);
-        evaluation.tokens += batch.tokens();
-        let nll = backbone.token_nll(&[Part { batch: &batch, adapter }], &Perturbation::None);
-        let nll: Vec<f32> = nll.into_data().iter::<f32>().collect();
-        for (example, ranges) in now.iter().zip(ranges) {
-            let logprobs = ranges.into_iter().map(|range| nll[range].iter().map(|x| -x).collect());
-            evaluation.examples.push(Scored::new(logprobs.collect(), example.golds.clone()));
-        }
-        progress(evaluation.examples.len());
-    }
-    evaluation
+    evaluate_by(backbone, adapter, examples, &Normalization::Mean, progress)
 }
 
-/// How many of the first examples fit in one batch; at least one.
-fn batch_size(examples: &[EncodedExample]) -> usize {
-    let mut tokens = 0;
-    let fits = examples.iter().take_while(|example| {
-        let shared = example.shared_prefix_len();
-        let answers = example.candidates.iter().map(|c| c.ids.len() - shared);
-        tokens += shared + answers.sum::<usize>();
-        tokens <= TOKENS_PER_BATCH
+/// As [`evaluate`], with scores of another kind.
+pub fn evaluate_by(
+    backbone: &Backbone,
+    adapter: Option<&Adapter>,
+    examples: &[EncodedExample],
+    normalization: &Normalization,
+    progress: impl FnMut(usize),
+) -> Evaluation {
+    let (logprobs, mut tokens) = token_logprobs(backbone, adapter, examples, progress);
+    let nulls = match normalization {
+        Normalization::Null(nulls) => {
+            let (sums, fed) = sums_of_distinct(backbone, adapter, nulls);
+            tokens += fed;
+            sums
+        }
+        Normalization::Mean | Normalization::Sum | Normalization::Bytes(_) => Vec::new(),
+    };
+    let scored = logprobs.into_iter().zip(examples).enumerate().map(|(index, (logprobs, example))| {
+        let score = |(candidate, tokens): (usize, &Vec<f32>)| match normalization {
+            Normalization::Mean => sum(tokens) / tokens.len() as f64,
+            Normalization::Sum => sum(tokens),
+            Normalization::Bytes(bytes) => sum(tokens) / bytes[index][candidate] as f64,
+            Normalization::Null(_) => sum(tokens) - nulls[index][candidate],
+        };
+        Scored::new(logprobs.iter().enumerate().map(score).collect(), logprobs, example.golds.clone())
     });
-    fits.count().max(1)
+    Evaluation { examples: scored.collect(), tokens }
+}
+
+/// Sums in f64, by example and candidate, and the number of tokens that were fed. Examples that are alike, as null prompts
+/// mostly are, are computed once.
+fn sums_of_distinct(
+    backbone: &Backbone,
+    adapter: Option<&Adapter>,
+    examples: &[EncodedExample],
+) -> (Vec<Vec<f64>>, usize) {
+    let mut known: HashMap<&[EncodedCandidate], usize> = HashMap::new();
+    let mut distinct = Vec::new();
+    let places: Vec<usize> = examples
+        .iter()
+        .map(|example| {
+            *known.entry(&example.candidates).or_insert_with(|| {
+                distinct.push(example.clone());
+                distinct.len() - 1
+            })
+        })
+        .collect();
+    let (logprobs, tokens) = token_logprobs(backbone, adapter, &distinct, |_| ());
+    let sums: Vec<Vec<f64>> = logprobs.iter().map(|candidates| candidates.iter().map(|c| sum(c)).collect()).collect();
+    (places.into_iter().map(|place| sums[place].clone()).collect(), tokens)
+}
+
+/// Log-probabilities of the answer tokens by example and candidate, and the number of tokens that were fed.
+fn token_logprobs(
+    backbone: &Backbone,
+    adapter: Option<&Adapter>,
+    examples: &[EncodedExample],
+    mut progress: impl FnMut(usize),
+) -> (Vec<Vec<Vec<f32>>>, usize) {
+    let beginning = if backbone.config().keys_depend_on_length() { &[] } else { common_beginning(examples) };
+    let cache = (!beginning.is_empty()).then(|| backbone.prefill(beginning, adapter));
+    let skipped = beginning.len();
+    let virtual_tokens = cache.as_ref().map_or(0, |cache| cache.len() - skipped);
+    let sizes: Vec<usize> = examples.iter().map(|example| fed_tokens(example, skipped)).collect();
+
+    let mut logprobs = vec![Vec::new(); examples.len()];
+    let (mut tokens, mut done) = (skipped, 0);
+    for group in pack(&sizes, TOKENS_PER_BATCH) {
+        let of_group = group.iter().map(|&index| &examples[index]);
+        let (batch, ranges) = Batch::candidates_after(of_group, skipped, virtual_tokens);
+        tokens += batch.tokens();
+        let part = Part { batch: &batch, adapter };
+        let nll = match &cache {
+            Some(cache) => backbone.token_nll_after(cache, part),
+            None => backbone.token_nll(&[part], &Perturbation::None),
+        };
+        let nll: Vec<f32> = nll.into_data().iter::<f32>().collect();
+        for (&index, ranges) in group.iter().zip(ranges) {
+            logprobs[index] = ranges.into_iter().map(|range| nll[range].iter().map(|x| -x).collect()).collect();
+        }
+        done += group.len();
+        progress(done);
+    }
+    (logprobs, tokens)
+}
+
+fn sum(tokens: &[f32]) -> f64 {
+    tokens.iter().map(|&x| f64::from(x)).sum()
 }
 
 impl Scored {
-    fn new(token_logprobs: Vec<Vec<f32>>, golds: Vec<usize>) -> Self {
-        let mean = |tokens: &Vec<f32>| tokens.iter().map(|&x| f64::from(x)).sum::<f64>() / tokens.len() as f64;
-        let scores: Vec<f64> = token_logprobs.iter().map(mean).collect();
+    fn new(scores: Vec<f64>, token_logprobs: Vec<Vec<f32>>, golds: Vec<usize>) -> Self {
         let mut prediction = 0;
         for (candidate, score) in scores.iter().enumerate() {
             if *score > scores[prediction] {
@@ -95,28 +160,50 @@ impl Scored {
         }
         Self { scores, token_logprobs, prediction, golds }
     }
+
+    /// Whether the prediction is one of the right candidates.
+    pub fn is_right(&self) -> bool {
+        self.golds.contains(&self.prediction)
+    }
+
+    /// The probability of the prediction: softmax over the candidates' scores.
+    pub fn confidence(&self) -> f64 {
+        let best = self.scores[self.prediction];
+        1.0 / self.scores.iter().map(|score| (score - best).exp()).sum::<f64>()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn scored(scores: &[f64], golds: &[usize]) -> Scored {
+        let tokens = scores.iter().map(|&score| vec![score as f32]).collect();
+        Scored::new(scores.to_vec(), tokens, golds.to_vec())
+    }
+
     #[test]
-    fn the_highest_mean_wins_and_ties_go_to_the_first() {
-        let scored = Scored::new(vec![vec![-2.0], vec![-1.0, -2.0], vec![-1.5]], vec![1]);
-        assert_eq!(scored.scores, [-2.0, -1.5, -1.5]);
-        assert_eq!(scored.prediction, 1);
-        let wrong = Scored::new(vec![vec![-1.0], vec![-3.0, -5.0]], vec![1]);
-        let evaluation = Evaluation { examples: vec![scored, wrong], tokens: 0 };
+    fn the_highest_score_wins_and_ties_go_to_the_first() {
+        let right = scored(&[-2.0, -1.5, -1.5], &[1]);
+        assert_eq!(right.prediction, 1);
+        let wrong = Scored::new(vec![-1.0, -4.0], vec![vec![-1.0], vec![-3.0, -5.0]], vec![1]);
+        let evaluation = Evaluation { examples: vec![right, wrong], tokens: 0 };
         assert_eq!(evaluation.accuracy(), 0.5);
-        // The right answers' four tokens, not the mean of two means.
-        assert_eq!(evaluation.loss(), (1.0 + 2.0 + 3.0 + 5.0) / 4.0);
+        // The right answers' three tokens, not the mean of two means.
+        assert_eq!(evaluation.loss(), (1.5 + 3.0 + 5.0) / 3.0);
     }
 
     #[test]
     fn any_of_several_right_answers_counts_and_the_first_has_the_loss() {
-        let scored = Scored::new(vec![vec![-2.0], vec![-1.0], vec![-3.0]], vec![2, 1]);
-        let evaluation = Evaluation { examples: vec![scored], tokens: 0 };
+        let evaluation = Evaluation { examples: vec![scored(&[-2.0, -1.0, -3.0], &[2, 1])], tokens: 0 };
         assert_eq!((evaluation.accuracy(), evaluation.loss()), (1.0, 3.0));
+    }
+
+    #[test]
+    fn confidence_is_a_softmax() {
+        let third = 1.0f64.exp();
+        let expected = third / (third + 2.0);
+        assert!((scored(&[0.0, 1.0, 0.0], &[0]).confidence() - expected).abs() < 1e-15);
+        assert_eq!(scored(&[-800.0, -2000.0], &[0]).confidence(), 1.0);
     }
 }

@@ -24,6 +24,20 @@ pub struct Batch {
     pub segments: Vec<Segment>,
     /// The predictions that count, by row and position.
     pub labels: Vec<Label>,
+    /// For every segment, the keys of a cache that it attends to, in order of position. Without an entry it attends to
+    /// all of them.
+    pub cached: Vec<Vec<Range<usize>>>,
+    /// If not empty, the examples among whose candidates the loss compares; else it is a mean over all labels.
+    pub choices: Vec<Choice>,
+}
+
+/// An example of which every candidate is in a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The labels of each candidate's answer; none is empty.
+    pub candidates: Vec<Range<usize>>,
+    /// The right one.
+    pub gold: usize,
 }
 
 impl Batch {
@@ -40,24 +54,52 @@ impl Batch {
         batch
     }
 
+    /// Sequences that count in all tokens but the first, which nothing predicts.
+    pub fn whole<'a>(sequences: impl IntoIterator<Item = &'a EncodedCandidate>) -> Self {
+        let mut batch = Self::default();
+        for sequence in sequences {
+            let predicted = sequence.ids.len().saturating_sub(1);
+            let own = batch.push_row(&sequence.ids[..predicted], 0, None);
+            batch.label_answer(&sequence.ids, predicted, |position| own.start + position);
+        }
+        batch
+    }
+
+    /// All candidates of some examples, of which the loss is that of choosing the right ones.
+    pub fn choices<'a>(examples: impl IntoIterator<Item = &'a EncodedExample> + Clone) -> Self {
+        let (batch, ranges) = Self::candidates(examples.clone());
+        let choice = |(example, candidates): (&EncodedExample, _)| Choice { candidates, gold: example.gold() };
+        Self { choices: examples.into_iter().zip(ranges).map(choice).collect(), ..batch }
+    }
+
     /// All candidates of some examples. What an example's candidates share is computed once, and each candidate attends
     /// to it. Returns, per example and candidate, its range of labels.
-    pub fn candidates(examples: &[EncodedExample]) -> (Self, Vec<Vec<Range<usize>>>) {
+    pub fn candidates<'a>(examples: impl IntoIterator<Item = &'a EncodedExample>) -> (Self, Vec<Vec<Range<usize>>>) {
+        Self::candidates_after(examples, 0, 0)
+    }
+
+    /// As [`candidates`](Self::candidates), behind a cache of `virtual_tokens` and of the first `skipped` tokens, which
+    /// are the same in all examples. They hold neither an answer nor the token before one.
+    pub fn candidates_after<'a>(
+        examples: impl IntoIterator<Item = &'a EncodedExample>,
+        skipped: usize,
+        virtual_tokens: usize,
+    ) -> (Self, Vec<Vec<Range<usize>>>) {
         let mut batch = Self::default();
-        let mut ranges = Vec::with_capacity(examples.len());
+        let mut ranges = Vec::new();
         for example in examples {
             // The token before an answer predicts it, so it may be the prefix's last one.
             let shared = example.shared_prefix_len();
-            let prefix = example.candidates.first().map_or(&[][..], |c| &c.ids[..shared]);
-            let prefix = batch.push_row(prefix, 0, None);
+            let prefix = example.candidates.first().map_or(&[][..], |c| &c.ids[skipped..shared]);
+            let prefix = batch.push_row(prefix, virtual_tokens + skipped, None);
             let branch = |candidate: &EncodedCandidate| {
                 let first = batch.labels.len();
                 let fed = candidate.ids.len().saturating_sub(1).max(shared);
-                let own = batch.push_row(&candidate.ids[shared..fed], shared, Some(prefix.clone()));
+                let own = batch.push_row(&candidate.ids[shared..fed], virtual_tokens + shared, Some(prefix.clone()));
                 batch.label_answer(&candidate.ids, candidate.answer_len, |position| {
                     match position.checked_sub(shared) {
                         Some(offset) => own.start + offset,
-                        None => prefix.start + position,
+                        None => prefix.start + position - skipped,
                     }
                 });
                 first..batch.labels.len()
@@ -72,6 +114,16 @@ impl Batch {
         let mut batch = Self::default();
         batch.push_row(ids, past, None);
         batch
+    }
+
+    /// Appends a row of tokens at positions `start`, `start + 1`, …, which attends to the keys `cached` of a cache; returns
+    /// its tokens' range. No prediction counts.
+    pub fn push_continuation(&mut self, ids: &[u32], start: usize, cached: Vec<Range<usize>>) -> Range<usize> {
+        let own = self.push_row(ids, start, None);
+        if !own.is_empty() {
+            self.cached.push(cached);
+        }
+        own
     }
 
     /// Sequences that count wherever they have a label: `labels[t]` is the target of the token before t.
@@ -132,13 +184,20 @@ mod tests {
     }
 
     #[test]
+    fn whole_sequences_count_from_the_second_token_on() {
+        let batch = Batch::whole(&[candidate(&[1, 2, 3], 1), candidate(&[5, 6], 1)]);
+        let rows: Vec<(usize, u32)> = batch.labels.iter().map(|l| (l.row, l.target)).collect();
+        assert_eq!((&batch.ids[..], &rows[..]), (&[1, 2, 5][..], &[(0, 2), (1, 3), (2, 6)][..]));
+    }
+
+    #[test]
     fn candidates_branch_from_what_they_share() {
         let example = EncodedExample {
             candidates: vec![candidate(&[1, 2, 3, 7], 1), candidate(&[1, 2, 3, 8, 9], 2)],
             golds: vec![0],
             line: 1,
         };
-        let (batch, ranges) = Batch::candidates(&[example.clone(), example]);
+        let (batch, ranges) = Batch::candidates(&[example.clone(), example.clone()]);
         // The first answer has one token, predicted by the shared prefix; of the second, one token is fed.
         assert_eq!(batch.ids, [1, 2, 3, 8, 1, 2, 3, 8]);
         assert_eq!(batch.positions, [0, 1, 2, 3, 0, 1, 2, 3]);
@@ -147,5 +206,11 @@ mod tests {
         assert_eq!(rows, [(2, 7), (2, 8), (3, 9), (6, 7), (6, 8), (7, 9)]);
         assert_eq!(batch.segments[1], Segment { queries: 3..4, keys: vec![0..3, 3..4] });
         assert_eq!(batch.segments[3], Segment { queries: 7..8, keys: vec![4..7, 7..8] });
+        // Behind a cache of one virtual and two real tokens.
+        let (batch, ranges) = Batch::candidates_after(&[example], 2, 1);
+        assert_eq!((&batch.ids[..], &batch.positions[..]), (&[3, 8][..], &[3, 4][..]));
+        assert_eq!(ranges, [vec![0..1, 1..3]]);
+        let rows: Vec<(usize, u32)> = batch.labels.iter().map(|l| (l.row, l.target)).collect();
+        assert_eq!(rows, [(0, 7), (0, 8), (1, 9)]);
     }
 }

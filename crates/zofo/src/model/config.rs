@@ -306,6 +306,12 @@ impl Layer {
 }
 
 impl DecoderConfig {
+    /// Whether the keys of a token differ with the length of its sequence, so that those of a beginning cannot be used in
+    /// longer ones.
+    pub fn keys_depend_on_length(&self) -> bool {
+        self.ropes.iter().any(Rope::depends_on_length)
+    }
+
     /// Whether input and output share one matrix.
     pub fn is_tied(&self) -> bool {
         self.output.head == self.embedding.tokens

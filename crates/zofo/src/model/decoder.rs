@@ -14,9 +14,20 @@ use zofo_kernels::{AttentionLayout, RotaryAngles, tensor as ops};
 #[derive(Clone, Default)]
 pub struct KeyValueCache {
     layers: Vec<(Tensor<2>, Tensor<2>)>,
-    tokens: usize,
+    /// Position of every token in its sequence.
+    positions: Vec<u32>,
     /// The tokens but for the virtual ones.
     ids: Vec<u32>,
+}
+
+/// How a pass uses a cache.
+enum Cache<'c> {
+    /// There is none.
+    Absent,
+    /// Rows attend to what it holds.
+    Read(&'c KeyValueCache),
+    /// They do, and it is given theirs.
+    Extend(&'c mut KeyValueCache),
 }
 
 /// Everything that the blocks of one pass have in common.
@@ -36,8 +47,16 @@ impl Backbone {
     /// All parts ride on one pass over the weights. With a [`Perturbation::Pair`] the labels come twice, at θ + ε·z and
     /// then at θ − ε·z. With adapters whose tensors require gradients, the result carries their graph.
     pub fn token_nll(&self, parts: &[Part], perturbation: &Perturbation) -> Tensor<2> {
-        let rows = Rows::new(parts, 0);
-        let stream = self.stream(&rows, perturbation, None, |_| ());
+        self.nll(&Rows::new(parts, &[]), perturbation, Cache::Absent)
+    }
+
+    /// As [`token_nll`](Self::token_nll) of θ, for rows that follow what a cache holds, which stays as it is.
+    pub fn token_nll_after(&self, cache: &KeyValueCache, part: Part) -> Tensor<2> {
+        self.nll(&Rows::new(&[part], &cache.positions), &Perturbation::None, Cache::Read(cache))
+    }
+
+    fn nll(&self, rows: &Rows, perturbation: &Perturbation, cache: Cache) -> Tensor<2> {
+        let stream = self.stream(rows, perturbation, cache, |_| ());
         let labelled = rows.labelled();
         let share = rows.len();
         let of_sign = |sign: usize| labelled.iter().map(move |row| row + sign * share);
@@ -45,22 +64,22 @@ impl Backbone {
         let hidden = self.output(hidden, perturbation);
         let output = &self.config().output;
         let (head, view) = self.read(&output.head, perturbation);
-        let targets = parts.iter().flat_map(|part| &part.batch.labels).map(|label| label.target).collect();
+        let targets = rows.spans.iter().flat_map(|span| &span.batch.labels).map(|label| label.target).collect();
         ops::token_nll(hidden, head, targets, output.softcap, view)
     }
 
     /// Logits `[tokens, vocabulary]` of every token of a batch.
     pub fn logits(&self, batch: &Batch, adapter: Option<&Adapter>) -> Tensor<2> {
-        let rows = Rows::new(&[Part { batch, adapter }], 0);
-        let stream = self.stream(&rows, &Perturbation::None, None, |_| ());
+        let rows = Rows::new(&[Part { batch, adapter }], &[]);
+        let stream = self.stream(&rows, &Perturbation::None, Cache::Absent, |_| ());
         self.head(select_rows(stream, rows.spans[0].tokens()))
     }
 
     /// Logits `[n, vocabulary]` at the virtual tokens of prompt tuning.
     pub fn prompt_logits(&self, adapter: &Adapter) -> Tensor<2> {
         let batch = Batch::default();
-        let rows = Rows::new(&[Part { batch: &batch, adapter: Some(adapter) }], 0);
-        self.head(self.stream(&rows, &Perturbation::None, None, |_| ()))
+        let rows = Rows::new(&[Part { batch: &batch, adapter: Some(adapter) }], &[]);
+        self.head(self.stream(&rows, &Perturbation::None, Cache::Absent, |_| ()))
     }
 
     /// Logits `[1, vocabulary]` after the last of `ids`, which follow what the cache holds.
@@ -68,25 +87,44 @@ impl Backbone {
     /// Where LongRoPE turns to its divisors for long sequences, what the cache holds is computed again with them, as
     /// transformers does for Phi-3. Keys under dynamic scaling stay as they were rotated, as in transformers too.
     pub fn next_logits(&self, ids: &[u32], adapter: Option<&Adapter>, cache: &mut KeyValueCache) -> Tensor<2> {
-        let length = cache.tokens + ids.len();
-        if cache.tokens > 0 && self.config().ropes.iter().any(|rope| rope.invalidates_keys(cache.tokens, length)) {
+        let (past, length) = (cache.len(), cache.len() + ids.len());
+        if past > 0 && self.config().ropes.iter().any(|rope| rope.invalidates_keys(past, length)) {
             let all = [&cache.ids, ids].concat();
             *cache = KeyValueCache::default();
             return self.next_logits(&all, adapter, cache);
         }
-        cache.ids.extend_from_slice(ids);
-        let batch = Batch::continuation(ids, cache.tokens);
-        let rows = Rows::new(&[Part { batch: &batch, adapter }], cache.tokens);
-        let stream = self.stream(&rows, &Perturbation::None, Some(cache), |_| ());
-        self.head(select_rows(stream, [rows.len() - 1]))
+        self.extend(&Batch::continuation(ids, cache.len()), adapter, cache, &[ids.len() - 1])
+    }
+
+    /// Logits `[last, vocabulary]` after the tokens `last` of a batch, whose rows follow what the cache holds.
+    pub fn extend(
+        &self,
+        batch: &Batch,
+        adapter: Option<&Adapter>,
+        cache: &mut KeyValueCache,
+        last: &[usize],
+    ) -> Tensor<2> {
+        let rows = Rows::new(&[Part { batch, adapter }], &cache.positions);
+        let stream = self.stream(&rows, &Perturbation::None, Cache::Extend(cache), |_| ());
+        let first = rows.spans[0].tokens().start;
+        self.head(select_rows(stream, last.iter().map(|token| first + token)))
+    }
+
+    /// The keys and values of the virtual tokens of an adapter and of `ids`.
+    pub fn prefill(&self, ids: &[u32], adapter: Option<&Adapter>) -> KeyValueCache {
+        let mut cache = KeyValueCache::default();
+        let batch = Batch::continuation(ids, 0);
+        let rows = Rows::new(&[Part { batch: &batch, adapter }], &[]);
+        self.stream(&rows, &Perturbation::None, Cache::Extend(&mut cache), |_| ());
+        cache
     }
 
     /// The residual stream `[tokens, hidden]` before the first block and after every one, and, in place of that after the
     /// last block, what goes into the head.
     pub fn hidden_states(&self, batch: &Batch, adapter: Option<&Adapter>) -> Vec<Tensor<2>> {
-        let rows = Rows::new(&[Part { batch, adapter }], 0);
+        let rows = Rows::new(&[Part { batch, adapter }], &[]);
         let mut states = Vec::with_capacity(self.config().layers.len() + 1);
-        let last = self.stream(&rows, &Perturbation::None, None, |stream| {
+        let last = self.stream(&rows, &Perturbation::None, Cache::Absent, |stream| {
             states.push(select_rows(stream.clone(), rows.spans[0].tokens()));
         });
         states.push(self.output(select_rows(last, rows.spans[0].tokens()), &Perturbation::None));
@@ -95,11 +133,7 @@ impl Backbone {
 
     /// Keys and values `[ids, kv_heads · head_dim]` of a sequence, as attention sees them: one pair per block.
     pub fn keys_and_values(&self, ids: &[u32]) -> Vec<(Tensor<2>, Tensor<2>)> {
-        let mut cache = KeyValueCache::default();
-        let batch = Batch::continuation(ids, 0);
-        let rows = Rows::new(&[Part { batch: &batch, adapter: None }], 0);
-        self.stream(&rows, &Perturbation::None, Some(&mut cache), |_| ());
-        cache.layers
+        self.prefill(ids, None).layers
     }
 
     /// Embeddings `[ids, width]` of tokens, as a prompt's virtual tokens stand before them.
@@ -146,17 +180,18 @@ impl Backbone {
         &self,
         rows: &Rows,
         perturbation: &Perturbation,
-        mut cache: Option<&mut KeyValueCache>,
+        mut cache: Cache,
         mut watch: impl FnMut(&Tensor<2>),
     ) -> Tensor<2> {
         let pass = Pass::new(self, rows, perturbation);
         let mut stream = pass.embed();
         for (index, layer) in self.config().layers.iter().enumerate() {
             watch(&stream);
-            stream = pass.block(index, layer, stream, cache.as_deref_mut());
+            stream = pass.block(index, layer, stream, &mut cache);
         }
-        if let Some(cache) = cache {
-            cache.tokens += rows.len() + rows.spans.iter().map(|span| span.prefix).sum::<usize>();
+        if let Cache::Extend(cache) = cache {
+            cache.positions.extend_from_slice(rows.new_key_positions(cache.len()));
+            cache.ids.extend(rows.spans.iter().flat_map(|span| &span.batch.ids));
         }
         stream
     }
@@ -255,7 +290,7 @@ impl<'a> Pass<'a> {
         Tensor::cat(pieces, 0)
     }
 
-    fn block(&self, index: usize, layer: &Layer, stream: Tensor<2>, cache: Option<&mut KeyValueCache>) -> Tensor<2> {
+    fn block(&self, index: usize, layer: &Layer, stream: Tensor<2>, cache: &mut Cache) -> Tensor<2> {
         let stream =
             self.sublayer(&layer.attention_norms, stream, |x| self.attention(index, &layer.attention, x, cache));
         self.sublayer(&layer.mlp_norms, stream, |x| self.mlp(&layer.mlp, x))
@@ -267,13 +302,7 @@ impl<'a> Pass<'a> {
         self.norm(&norms.stream, stream + added)
     }
 
-    fn attention(
-        &self,
-        index: usize,
-        attention: &Attention,
-        x: Tensor<2>,
-        cache: Option<&mut KeyValueCache>,
-    ) -> Tensor<2> {
+    fn attention(&self, index: usize, attention: &Attention, x: Tensor<2>, cache: &mut Cache) -> Tensor<2> {
         let config = self.backbone.config();
         let (q, k, v) = match &attention.qkv {
             Qkv::Separate { q, k, v } => (self.linear(q, x.clone()), self.linear(k, x.clone()), self.linear(v, x)),
@@ -295,8 +324,13 @@ impl<'a> Pass<'a> {
         let k = self.rows.with_prefixes(k, signs, |adapter| Some(adapter.prefix(index)?.0));
         let v = self.rows.with_prefixes(v, signs, |adapter| Some(adapter.prefix(index)?.1));
         let (k, v) = match cache {
-            Some(cache) => cache.append(index, k, v),
-            None => (k, v),
+            Cache::Absent => (k, v),
+            Cache::Read(cache) => cache.with(index, k, v),
+            Cache::Extend(cache) => {
+                let both = cache.with(index, k, v);
+                cache.set(index, both.clone());
+                both
+            }
         };
         self.linear(&attention.output, ops::attend(q, k, v, self.layouts[index].clone()))
     }
@@ -354,16 +388,30 @@ impl<'a> Pass<'a> {
 }
 
 impl KeyValueCache {
-    /// Appends a block's new keys and values and returns all of them.
-    fn append(&mut self, layer: usize, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-        match self.layers.get_mut(layer) {
-            Some(entry) => {
-                let (old_k, old_v) = entry.clone();
-                *entry = (Tensor::cat(vec![old_k, k], 0), Tensor::cat(vec![old_v, v], 0));
-            }
-            None => self.layers.push((k, v)),
+    /// Number of tokens, virtual ones included.
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// A block's keys and values, followed by new ones.
+    fn with(&self, layer: usize, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        match self.layers.get(layer) {
+            Some((old_k, old_v)) => (Tensor::cat(vec![old_k.clone(), k], 0), Tensor::cat(vec![old_v.clone(), v], 0)),
+            None => (k, v),
         }
-        self.layers[layer].clone()
+    }
+
+    /// Replaces a block's keys and values; of a new cache, blocks come in their order.
+    fn set(&mut self, layer: usize, both: (Tensor<2>, Tensor<2>)) {
+        match self.layers.get_mut(layer) {
+            Some(entry) => *entry = both,
+            None => self.layers.push(both),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ mod rope;
 mod rows;
 
 pub use backbone::{Backbone, Parameter};
-pub use batch::{Batch, Label};
+pub use batch::{Batch, Choice, Label};
 pub use config::DecoderConfig;
 pub use decoder::KeyValueCache;
 pub use rope::{Frequencies, Rope, RopeScaling, Yarn, long_rope_attention_factor, yarn_attention_factor};

@@ -121,6 +121,11 @@ impl Rope {
         Frequencies { per_pair: self.per_pair(length), attention_factor: attention_factor as f32 }
     }
 
+    /// Whether frequencies differ between lengths, so that keys of a short sequence are not those of a longer one.
+    pub fn depends_on_length(&self) -> bool {
+        matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
+    }
+
     fn per_pair(&self, length: usize) -> Vec<f32> {
         let theta = self.theta as f32;
         match &self.scaling {

@@ -56,11 +56,11 @@ impl Span<'_> {
 }
 
 impl<'a> Rows<'a> {
-    /// The rows of `parts`, which follow `past` cached tokens.
-    pub(super) fn new(parts: &[Part<'a>], past: usize) -> Self {
-        let mut rows = Self { key_positions: (0..past as u32).collect(), ..Self::default() };
+    /// The rows of `parts`, which follow cached tokens at the positions `past`.
+    pub(super) fn new(parts: &[Part<'a>], past: &[u32]) -> Self {
+        let mut rows = Self { key_positions: past.to_vec(), ..Self::default() };
         for part in parts {
-            rows.push(part, past);
+            rows.push(part, past.len());
         }
         rows
     }
@@ -84,11 +84,14 @@ impl<'a> Rows<'a> {
         }
         self.lengths.extend(lengths);
         let shift = |range: &Range<usize>, by: usize| range.start + by..range.end + by;
-        let contexts = [0..past, context.clone()].into_iter().filter(|range| !range.is_empty());
-        let contexts: Vec<_> = contexts.collect();
-        self.segments.extend(part.batch.segments.iter().map(|segment| Segment {
-            queries: shift(&segment.queries, first_row + prompt),
-            keys: contexts.iter().cloned().chain(segment.keys.iter().map(|keys| shift(keys, context.end))).collect(),
+        let whole = 0..past;
+        self.segments.extend(part.batch.segments.iter().enumerate().map(|(index, segment)| {
+            let cached = part.batch.cached.get(index).map_or(std::slice::from_ref(&whole), Vec::as_slice);
+            let contexts = cached.iter().chain([&context]).filter(|range| !range.is_empty()).cloned();
+            Segment {
+                queries: shift(&segment.queries, first_row + prompt),
+                keys: contexts.chain(segment.keys.iter().map(|keys| shift(keys, context.end))).collect(),
+            }
         }));
 
         let tokens = part.batch.positions.iter().map(|position| position + n as u32);
@@ -96,6 +99,11 @@ impl<'a> Rows<'a> {
         self.positions.extend((0..prompt as u32).chain(tokens));
         let rows = first_row..self.positions.len();
         self.spans.push(Span { batch: part.batch, adapter: part.adapter, rows, prompt, prefix });
+    }
+
+    /// Positions of the keys behind the first `past`: those that a cache does not hold yet.
+    pub(super) fn new_key_positions(&self, past: usize) -> &[u32] {
+        &self.key_positions[past..]
     }
 
     /// Number of rows.

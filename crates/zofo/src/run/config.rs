@@ -24,7 +24,7 @@ pub(crate) use choice::Choice;
 pub use error::ConfigError;
 pub use paths::expand_home;
 pub use sections::{
-    BlockInit, Compute, DataConfig, Device, InnerConfig, Keep, KeepAdapter, LrSchedule, MethodConfig, MethodName,
+    BlockInit, Compute, DataConfig, Device, InnerConfig, Keep, KeepAdapter, Loss, LrSchedule, MethodConfig, MethodName,
     ModelConfig, Optimizer, OuterConfig, Overlap, PeftConfig, PeftKind, RunConfig, ShadowInit,
 };
 

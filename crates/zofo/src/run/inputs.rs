@@ -1,7 +1,7 @@
 //! Model, task and data of a run, ready to be trained on.
 
 use super::blocks;
-use super::config::Config;
+use super::config::{Config, Loss};
 use super::data::{self, DataFiles, TrainingData};
 use super::error::RunError;
 use super::progress::Observer;
@@ -76,6 +76,9 @@ impl Inputs {
         let tokenizer = files.tokenizer()?;
         let block = blocks::configured(&config.peft, &tokenizer)?;
         block.check(files.config())?;
+        if config.method.loss == Loss::Candidates {
+            located.task.expect_classification("method.loss = \"candidates\"")?;
+        }
         let data = TrainingData::read(&config.data, &located.task, &located.data)?;
 
         let limits = files.config().limits().after(block.virtual_tokens());
@@ -100,9 +103,10 @@ pub struct Cursors {
     penalty: Cursor,
 }
 
-/// The batches of a run: gold answers, drawn epoch by epoch.
+/// The batches of a run, as its loss needs them, drawn epoch by epoch.
 pub struct RunBatches<'a> {
     inputs: &'a Inputs,
+    loss: Loss,
     inner: BatchSampler,
     outer: BatchSampler,
     penalty: BatchSampler,
@@ -120,6 +124,7 @@ impl<'a> RunBatches<'a> {
         };
         Ok(Self {
             inputs,
+            loss: config.method.loss,
             inner: sampler("inner", &inputs.inner, config.inner.batch_size)?,
             outer: sampler("outer", &inputs.outer, config.outer.batch_size)?,
             penalty: sampler("penalty", &inputs.inner, config.outer.batch_size)?,
@@ -144,20 +149,26 @@ impl<'a> RunBatches<'a> {
     }
 }
 
-fn gold_batch(examples: &[EncodedExample], rows: &[usize]) -> Batch {
-    Batch::answers(rows.iter().map(|&row| examples[row].gold_row()))
+/// The examples at `rows`, with the predictions that count in the loss.
+fn batch(loss: Loss, examples: &[EncodedExample], rows: &[usize]) -> Batch {
+    let drawn = rows.iter().map(|&row| &examples[row]);
+    match loss {
+        Loss::Answer => Batch::answers(drawn.map(EncodedExample::gold_row)),
+        Loss::All => Batch::whole(drawn.map(EncodedExample::gold_row)),
+        Loss::Candidates => Batch::choices(drawn),
+    }
 }
 
 impl Batches for RunBatches<'_> {
     fn inner(&mut self) -> Batch {
-        gold_batch(&self.inputs.inner, &self.inner.next_batch())
+        batch(self.loss, &self.inputs.inner, &self.inner.next_batch())
     }
 
     fn outer(&mut self) -> Batch {
-        gold_batch(&self.inputs.outer, &self.outer.next_batch())
+        batch(self.loss, &self.inputs.outer, &self.outer.next_batch())
     }
 
     fn penalty(&mut self) -> Batch {
-        gold_batch(&self.inputs.inner, &self.penalty.next_batch())
+        batch(self.loss, &self.inputs.inner, &self.penalty.next_batch())
     }
 }

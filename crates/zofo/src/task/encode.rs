@@ -7,12 +7,13 @@ use tokenizers::Tokenizer;
 
 use super::dataset::Example;
 use super::definition::Task;
+use super::demonstrations::Demonstrations;
 use super::error::TaskError;
 use super::row::Gold;
-use super::template::{Template, TemplateName};
+use super::template::{Rendered, Template, TemplateName};
 
 /// Prompt and answer of one candidate, as tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EncodedCandidate {
     /// All tokens: what the tokenizer puts in front (BOS), the prompt, the answer.
     pub ids: Vec<u32>,
@@ -78,24 +79,47 @@ pub struct TruncationReport {
     pub longest: usize,
     /// Most tokens that fit.
     pub limit: usize,
+    /// Demonstrations that were cut, in whole or in part, over all examples.
+    pub demonstrations: usize,
 }
 
 impl TruncationReport {
     /// The report over several sets of examples.
     pub fn sum<'r>(reports: impl IntoIterator<Item = &'r TruncationReport>) -> Self {
-        let nothing = Self { truncated: 0, total: 0, longest: 0, limit: 0 };
+        let nothing = Self { truncated: 0, total: 0, longest: 0, limit: 0, demonstrations: 0 };
         reports.into_iter().fold(nothing, |sum, report| Self {
             truncated: sum.truncated + report.truncated,
             total: sum.total + report.total,
             longest: sum.longest.max(report.longest),
             limit: report.limit,
+            demonstrations: sum.demonstrations + report.demonstrations,
         })
     }
+
+    /// A report of no examples yet.
+    fn empty(limit: usize) -> Self {
+        Self { limit, ..Self::sum([]) }
+    }
+
+    /// Counts an example.
+    fn add(&mut self, length: &Length) {
+        self.total += 1;
+        self.longest = self.longest.max(length.tokens);
+        self.truncated += usize::from(length.tokens > self.limit);
+        self.demonstrations += length.demonstrations_cut;
+    }
+}
+
+/// How long an example was, and what that cost it.
+struct Length {
+    /// Tokens of its longest candidate before cutting.
+    tokens: usize,
+    demonstrations_cut: usize,
 }
 
 impl fmt::Display for TruncationReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { truncated, total, longest, limit } = self;
+        let Self { truncated, total, longest, limit, demonstrations } = self;
         if *truncated == 0 {
             write!(formatter, "all {total} examples fit into the context of {limit} tokens (longest: {longest})")
         } else {
@@ -103,7 +127,15 @@ impl fmt::Display for TruncationReport {
                 formatter,
                 "{truncated} of {total} examples do not fit into the context of {limit} tokens (longest: {longest}): \
                  the left of their prompts was cut"
-            )
+            )?;
+            if *demonstrations > 0 {
+                let each = *demonstrations as f64 / *truncated as f64;
+                write!(
+                    formatter,
+                    ", and with it {demonstrations} demonstrations in whole or in part ({each:.1} of each)"
+                )?;
+            }
+            Ok(())
         }
     }
 }
@@ -113,6 +145,15 @@ impl fmt::Display for TruncationReport {
 pub struct Encoded {
     /// In the order they were given.
     pub examples: Vec<EncodedExample>,
+    /// What had to be cut.
+    pub truncation: TruncationReport,
+}
+
+/// Encoded prompts of a generation task, and what had to be cut.
+#[derive(Clone, Debug)]
+pub struct EncodedPrompts {
+    /// Tokens of each prompt, in the order of the examples.
+    pub prompts: Vec<Vec<u32>>,
     /// What had to be cut.
     pub truncation: TruncationReport,
 }
@@ -169,6 +210,7 @@ pub struct Encoder<'a> {
     leading: usize,
     /// Those that it puts after one (EOS). They are dropped: an answer is the end of its sequence.
     trailing: usize,
+    demonstrations: Demonstrations,
 }
 
 impl<'a> Encoder<'a> {
@@ -194,7 +236,16 @@ impl<'a> Encoder<'a> {
         let special = probe.get_special_tokens_mask();
         let leading = special.iter().take_while(|&&mark| mark == 1).count();
         let trailing = special[leading..].iter().rev().take_while(|&&mark| mark == 1).count();
-        Ok(Self { template: task.template(template)?, tokenizer, limits, leading, trailing })
+        let demonstrations = Demonstrations::default();
+        Ok(Self { template: task.template(template)?, tokenizer, limits, leading, trailing, demonstrations })
+    }
+
+    /// This encoder, with these examples and their right answers before every prompt.
+    ///
+    /// # Errors
+    /// As of [`Template::render`].
+    pub fn with_demonstrations(self, examples: &[Example]) -> Result<Self, TaskError> {
+        Ok(Self { demonstrations: Demonstrations::new(self.template, examples)?, ..self })
     }
 
     /// Encodes examples.
@@ -210,30 +261,110 @@ impl<'a> Encoder<'a> {
     /// own ([`TaskError::NoAnswerToken`]); a prompt without tokens ([`TaskError::EmptyPrompt`]); an
     /// answer that alone does not fit ([`TaskError::AnswerTooLong`]).
     pub fn encode<'e>(&self, examples: impl IntoIterator<Item = &'e Example>) -> Result<Encoded, TaskError> {
-        let mut truncation = TruncationReport { truncated: 0, total: 0, longest: 0, limit: self.limits.context };
+        self.encode_all(examples, |example| {
+            let rendered = self.template.render_after(self.demonstrations.text(), example)?;
+            self.encode_rendered(example, rendered, None)
+        })
+    }
+
+    /// Encodes what surface-form calibration compares examples with: their candidates after the null prompt. With
+    /// `demonstrations` those of this encoder stand before it.
+    ///
+    /// Where the null prompt is empty and the tokenizer puts nothing before a text either, `start` does: the token that
+    /// stands between the texts that the model was trained on (the end of text, as lm-evaluation-harness does).
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_null<'e>(
+        &self,
+        examples: impl IntoIterator<Item = &'e Example>,
+        demonstrations: bool,
+        start: Option<u32>,
+    ) -> Result<Encoded, TaskError> {
+        self.encode_all(examples, |example| {
+            let rendered = match demonstrations {
+                true => self.template.render_null_after(self.demonstrations.text(), example)?,
+                false => self.template.render_null(example)?,
+            };
+            self.encode_rendered(example, rendered, start)
+        })
+    }
+
+    /// Encodes the prompts alone, so that an answer of `max_new_tokens` still fits into the context.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), and [`TaskError::NoRoomToGenerate`].
+    pub fn encode_prompts<'e>(
+        &self,
+        examples: impl IntoIterator<Item = &'e Example>,
+        max_new_tokens: usize,
+    ) -> Result<EncodedPrompts, TaskError> {
+        let needed = self.needed();
+        let limit = self
+            .limits
+            .context
+            .checked_sub(max_new_tokens)
+            .filter(|&left| left >= needed)
+            .ok_or(TaskError::NoRoomToGenerate { max_new_tokens, needed, limit: self.limits.context })?;
+        let mut truncation = TruncationReport::empty(limit);
+        let encode = |example: &Example| {
+            let text = self.template.render_prompt_after(self.demonstrations.text(), example)?;
+            let mut ids = self.tokenize(&text, example)?;
+            if ids.is_empty() {
+                return Err(TaskError::EmptyPrompt { path: example.source.to_path_buf(), line: example.line });
+            }
+            let excess = ids.len().saturating_sub(limit);
+            let demonstrations_cut = self.demonstrations_cut(&text, excess, example)?;
+            truncation.add(&Length { tokens: ids.len(), demonstrations_cut });
+            ids.drain(self.leading..self.leading + excess);
+            Ok(ids)
+        };
+        let prompts = examples.into_iter().map(encode).collect::<Result<_, TaskError>>()?;
+        Ok(EncodedPrompts { prompts, truncation })
+    }
+
+    /// The texts of an example's candidates, without prompt and without white space at both ends.
+    ///
+    /// # Errors
+    /// As of [`Template::render`].
+    pub fn answers(&self, example: &Example) -> Result<Vec<String>, TaskError> {
+        Ok(self.template.render(example)?.answers().map(str::to_owned).collect())
+    }
+
+    fn encode_all<'e>(
+        &self,
+        examples: impl IntoIterator<Item = &'e Example>,
+        encode: impl Fn(&Example) -> Result<(EncodedExample, Length), TaskError>,
+    ) -> Result<Encoded, TaskError> {
+        let mut truncation = TruncationReport::empty(self.limits.context);
         let examples = examples
             .into_iter()
             .map(|example| {
-                let (encoded, longest) = self.encode_one(example)?;
-                truncation.total += 1;
-                truncation.longest = truncation.longest.max(longest);
-                truncation.truncated += usize::from(longest > self.limits.context);
+                let (encoded, length) = encode(example)?;
+                truncation.add(&length);
                 Ok(encoded)
             })
             .collect::<Result<_, TaskError>>()?;
         Ok(Encoded { examples, truncation })
     }
 
-    /// One example, and the tokens of its longest candidate before cutting.
-    fn encode_one(&self, example: &Example) -> Result<(EncodedExample, usize), TaskError> {
-        let rendered = self.template.render(example)?;
-        let prompt_tokens = self.tokenize(&rendered.prompt, example)?.len();
+    /// One example; `start` stands before texts whose prompt has no tokens.
+    fn encode_rendered(
+        &self,
+        example: &Example,
+        rendered: Rendered,
+        start: Option<u32>,
+    ) -> Result<(EncodedExample, Length), TaskError> {
+        let mut prompt_tokens = self.tokenize(&rendered.prompt, example)?.len();
+        let start = start.filter(|_| prompt_tokens == 0);
+        prompt_tokens += usize::from(start.is_some());
         if prompt_tokens == 0 {
             return Err(TaskError::EmptyPrompt { path: example.source.to_path_buf(), line: example.line });
         }
         let mut candidates = Vec::with_capacity(rendered.verbalized.len());
         for (candidate, text) in rendered.verbalized.into_iter().enumerate() {
-            let ids = self.tokenize(&text, example)?;
+            let mut ids = self.tokenize(&text, example)?;
+            ids.splice(0..0, start);
             match ids.len().checked_sub(prompt_tokens) {
                 Some(answer_len) if answer_len > 0 => candidates.push(EncodedCandidate { ids, answer_len }),
                 _ => {
@@ -248,30 +379,45 @@ impl<'a> Encoder<'a> {
                 }
             }
         }
-        let longest = candidates.iter().map(|candidate| candidate.ids.len()).max().unwrap_or_default();
-        self.truncate(&mut candidates, prompt_tokens, example)?;
+        let tokens = candidates.iter().map(|candidate| candidate.ids.len()).max().unwrap_or_default();
+        let excess = self.truncate(&mut candidates, prompt_tokens, example)?;
+        let demonstrations_cut = self.demonstrations_cut(&rendered.prompt, excess, example)?;
         let golds = match &example.gold {
             Gold::Candidates(golds) => golds.clone(),
             Gold::Answers(_) => vec![0],
         };
-        Ok((EncodedExample { candidates, golds, line: example.line }, longest))
+        Ok((EncodedExample { candidates, golds, line: example.line }, Length { tokens, demonstrations_cut }))
     }
 
-    /// Cuts the left of the prompt of all candidates by what the longest has too much.
+    /// How many demonstrations lose something when the text that they begin loses its first `excess` tokens after BOS.
+    fn demonstrations_cut(&self, text: &str, excess: usize, example: &Example) -> Result<usize, TaskError> {
+        if excess == 0 || self.demonstrations.text().is_empty() {
+            return Ok(0);
+        }
+        let encoding = self.tokenizer.encode(text, true).map_err(|error| failed_on(example, &error))?;
+        let first_kept = encoding.get_offsets().get(self.leading + excess).map_or(text.len(), |(start, _)| *start);
+        Ok(self.demonstrations.beginning_before(first_kept))
+    }
+
+    /// Tokens that must stand before an answer: the first of an answer is predicted by BOS if there is one, else by the
+    /// prompt's last.
+    fn needed(&self) -> usize {
+        self.leading.max(1)
+    }
+
+    /// Cuts the left of the prompt of all candidates by what the longest has too much; returns how much that is.
     fn truncate(
         &self,
         candidates: &mut [EncodedCandidate],
         prompt_tokens: usize,
         example: &Example,
-    ) -> Result<(), TaskError> {
+    ) -> Result<usize, TaskError> {
         let longest = candidates.iter().enumerate().max_by_key(|(_, candidate)| candidate.ids.len());
         let Some((index, longest)) = longest else {
-            return Ok(());
+            return Ok(0);
         };
         let excess = longest.ids.len().saturating_sub(self.limits.context);
-        // The first token of an answer is predicted by the one before it: BOS if there is one, else
-        // the prompt's last.
-        let needed = self.leading.max(1);
+        let needed = self.needed();
         if excess > prompt_tokens.saturating_sub(needed) {
             return Err(TaskError::AnswerTooLong {
                 path: example.source.to_path_buf(),
@@ -285,15 +431,11 @@ impl<'a> Encoder<'a> {
         for candidate in candidates {
             candidate.ids.drain(self.leading..self.leading + excess);
         }
-        Ok(())
+        Ok(excess)
     }
 
     fn tokenize(&self, text: &str, example: &Example) -> Result<Vec<u32>, TaskError> {
-        let encoding = self.tokenizer.encode_fast(text, true).map_err(|error| TaskError::Tokenize {
-            path: example.source.to_path_buf(),
-            line: example.line,
-            reason: error.to_string(),
-        })?;
+        let encoding = self.tokenizer.encode_fast(text, true).map_err(|error| failed_on(example, &error))?;
         let ids = encoding.get_ids();
         let ids = &ids[..ids.len().saturating_sub(self.trailing)];
         check_vocabulary(ids, &self.tokenizer, self.limits.vocabulary).map_err(|problem| TaskError::ForeignToken {
@@ -303,6 +445,10 @@ impl<'a> Encoder<'a> {
         })?;
         Ok(ids.to_vec())
     }
+}
+
+fn failed_on(example: &Example, error: &tokenizers::Error) -> TaskError {
+    TaskError::Tokenize { path: example.source.to_path_buf(), line: example.line, reason: error.to_string() }
 }
 
 #[cfg(test)]

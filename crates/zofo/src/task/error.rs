@@ -331,6 +331,34 @@ pub enum TaskError {
         limit: usize,
     },
 
+    /// The context has no room for a prompt and the answer that is to be generated.
+    #[error(
+        "an answer of up to {max_new_tokens} tokens, with the {needed} before it that a prediction needs, does not fit into \
+         a context of {limit}: set a smaller generation.max_new_tokens in the task file"
+    )]
+    NoRoomToGenerate {
+        /// Tokens of the longest answer.
+        max_new_tokens: usize,
+        /// Tokens that must stand before it.
+        needed: usize,
+        /// Most tokens that fit.
+        limit: usize,
+    },
+
+    /// Fewer rows than there are to be demonstrations.
+    #[error(
+        "{shots} demonstrations were asked for, but {} has {rows} rows that can be one: ask for at most that many",
+        .path.display()
+    )]
+    TooFewDemonstrations {
+        /// The file that they are drawn from.
+        path: PathBuf,
+        /// Rows that there are.
+        rows: usize,
+        /// How many were asked for.
+        shots: usize,
+    },
+
     /// The training file is smaller than what was asked for.
     #[error(
         "the training data has {rows} rows, but data.train_examples = {train} and data.validation_examples = {validation} need {} of them: \

@@ -104,6 +104,26 @@ pub fn macro_f1(counts: &[ClassCounts]) -> f64 {
     if number == 0 { 0.0 } else { sum / number as f64 }
 }
 
+/// Bins of [`calibration_error`].
+const CALIBRATION_BINS: usize = 10;
+
+/// Expected calibration error of predictions, each with its probability and whether it is right: how far, on average over
+/// predictions, the share of right ones is from the mean probability, within 10 bins of equal width. 0 without any.
+///
+/// ECE of Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", 2017, equation 3; bin m of M has the
+/// probabilities above (m − 1)/M, up to m/M.
+pub fn calibration_error(predictions: impl IntoIterator<Item = (f64, bool)>) -> f64 {
+    let mut gaps = [0.0; CALIBRATION_BINS];
+    let mut count = 0usize;
+    for (probability, is_right) in predictions {
+        // A cast takes what is below 0 to 0.
+        let bin = ((probability * CALIBRATION_BINS as f64).ceil() - 1.0) as usize;
+        gaps[bin.min(CALIBRATION_BINS - 1)] += f64::from(u8::from(is_right)) - probability;
+        count += 1;
+    }
+    if count == 0 { 0.0 } else { gaps.iter().map(|gap: &f64| gap.abs()).sum::<f64>() / count as f64 }
+}
+
 /// A text as SQuAD compares it: in lower case, without ASCII punctuation, without the words a, an and the, with single
 /// blanks between words and none at the ends.
 ///
@@ -178,6 +198,16 @@ mod tests {
         assert!((macro_f1(&counts) - 0.333_333_333_333_333_3).abs() < 1e-15);
         assert!((macro_f1(&class_counts([(0, 0), (0, 0), (1, 0)], 2)) - 0.4).abs() < 1e-15);
         assert_eq!(macro_f1(&class_counts([], 2)), 0.0);
+    }
+
+    #[test]
+    fn calibration_error_is_the_mean_gap_of_the_bins() {
+        // Of 0.95 and 0.9 (its own bin ends there) each is right, of two at 0.55 one is, of 0.3 none.
+        let predictions = [(0.95, true), (0.9, true), (0.55, true), (0.55, false), (0.3, false)];
+        let expected = (0.05 + 0.1 + 0.1 + 0.3) / 5.0;
+        assert!((calibration_error(predictions) - expected).abs() < 1e-15);
+        assert_eq!(calibration_error([(1.0, true), (0.0, false)]), 0.0);
+        assert_eq!(calibration_error([]), 0.0);
     }
 
     /// Values of the official SQuAD v1.1 evaluation script, with Python 3.

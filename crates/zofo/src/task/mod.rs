@@ -16,6 +16,7 @@ mod cells;
 pub mod chat;
 mod dataset;
 pub mod definition;
+mod demonstrations;
 mod encode;
 mod engine;
 mod error;
@@ -36,8 +37,10 @@ mod template;
 pub use bad_rows::SkippedRows;
 pub use dataset::{DataSplit, Dataset, Example};
 pub use definition::{Field, FieldType, Generation, Kind, Task};
+pub use demonstrations::draw_demonstrations;
 pub use encode::{
-    Encoded, EncodedCandidate, EncodedExample, Encoder, ForeignToken, ModelLimits, TruncationReport, check_vocabulary,
+    Encoded, EncodedCandidate, EncodedExample, EncodedPrompts, Encoder, ForeignToken, ModelLimits, TruncationReport,
+    check_vocabulary,
 };
 pub use error::{TaskError, TemplatePart};
 pub use files::{FileGroup, SplitFiles};

@@ -197,14 +197,44 @@ impl Template {
     /// With file and line of the row: [`TaskError::Render`], an answer without text ([`TaskError::EmptyAnswer`]),
     /// candidates that are alike ([`TaskError::IdenticalCandidates`]).
     pub fn render(&self, example: &Example) -> Result<Rendered, TaskError> {
+        self.render_after("", example)
+    }
+
+    /// As [`render`](Self::render), with demonstrations and a separator `before` the prompt of every text.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub(super) fn render_after(&self, before: &str, example: &Example) -> Result<Rendered, TaskError> {
         let prompt = self.part(PROMPT, example, &Map::new())?;
         let answers = self.answers(example)?;
-        let trim = |text: &str| text.trim_start_matches(is_space).trim_end_matches(' ').to_owned();
-        let verbalized: Vec<String> = answers.iter().map(|answer| trim(&format!("{prompt}{answer}"))).collect();
+        let verbalized: Vec<String> =
+            answers.iter().map(|answer| assemble(before, &format!("{prompt}{answer}"))).collect();
         if !self.identical_candidates {
             self.check_distinct(&verbalized, example)?;
         }
-        Ok(Rendered { prompt: trim(&prompt), verbalized })
+        Ok(Rendered { prompt: assemble(before, &prompt), verbalized })
+    }
+
+    /// The prompt of [`render_after`](Self::render_after) alone.
+    ///
+    /// # Errors
+    /// [`TaskError::Render`].
+    pub(super) fn render_prompt_after(&self, before: &str, example: &Example) -> Result<String, TaskError> {
+        Ok(assemble(before, &self.part(PROMPT, example, &Map::new())?))
+    }
+
+    /// An example with its right answer, as it stands before others to show what is asked for: without white space at
+    /// both ends.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub(super) fn demonstration(&self, example: &Example) -> Result<String, TaskError> {
+        let mut rendered = self.render(example)?;
+        let gold = match &example.gold {
+            Gold::Candidates(golds) => golds[0],
+            Gold::Answers(_) => 0,
+        };
+        Ok(rendered.verbalized.swap_remove(gold).trim_matches(is_space).to_owned())
     }
 
     /// Renders what surface-form calibration compares an example with: the same answers after the null prompt, which
@@ -213,11 +243,23 @@ impl Template {
     /// # Errors
     /// As [`Template::render`].
     pub fn render_null(&self, example: &Example) -> Result<Rendered, TaskError> {
+        self.null_texts(example, |text| text.trim_matches(' ').to_owned())
+    }
+
+    /// As [`render_null`](Self::render_null), with demonstrations and a separator `before` the null prompt, and trimmed as
+    /// by [`render`](Self::render).
+    ///
+    /// # Errors
+    /// As [`Template::render`].
+    pub(super) fn render_null_after(&self, before: &str, example: &Example) -> Result<Rendered, TaskError> {
+        self.null_texts(example, |text| assemble(before, text))
+    }
+
+    fn null_texts(&self, example: &Example, trim: impl Fn(&str) -> String) -> Result<Rendered, TaskError> {
         let prompt = self.part(NULL, example, &Map::new())?;
         let answers = self.answers(example)?;
-        let verbalized =
-            answers.iter().map(|answer| format!("{prompt}{answer}").trim_matches(' ').to_owned()).collect();
-        Ok(Rendered { prompt: prompt.trim_matches(' ').to_owned(), verbalized })
+        let verbalized = answers.iter().map(|answer| trim(&format!("{prompt}{answer}"))).collect();
+        Ok(Rendered { prompt: trim(&prompt), verbalized })
     }
 
     /// The text that each candidate adds to a prompt, before trimming.
@@ -275,6 +317,22 @@ impl Template {
                 text: texts[first].clone(),
             }),
         }
+    }
+}
+
+/// A text without blanks at both ends, behind `before`; the whole then without white space at its left end and blanks at
+/// its right end.
+fn assemble(before: &str, text: &str) -> String {
+    let whole = format!("{before}{}", text.trim_start_matches(' '));
+    whole.trim_start_matches(is_space).trim_end_matches(' ').to_owned()
+}
+
+impl Rendered {
+    /// The text of each candidate's answer, without white space at both ends.
+    pub fn answers(&self) -> impl Iterator<Item = &str> {
+        // Both were trimmed alike, so the prompt begins every text.
+        let answer = |text| -> &str { str::strip_prefix(text, self.prompt.as_str()).unwrap_or(text) };
+        self.verbalized.iter().map(move |text| answer(text).trim_matches(is_space))
     }
 }
 

@@ -1,20 +1,24 @@
 //! Losses of a backbone with an adapter, and their gradients with respect to the adapter.
 
-use crate::model::{Backbone, Batch, Part};
+use crate::model::{Backbone, Batch, Choice, Part};
 use crate::peft::{Adapter, AdapterGradients};
 use crate::task::SplitMix64;
 use crate::zo::Perturbation;
 use burn::tensor::{Tensor, TensorData};
 
-/// F for every part: the mean negative log-likelihood over all labelled tokens, in nats, summed in f64.
+/// F for every part, in nats, summed in f64: the mean negative log-likelihood over all labelled tokens or, of a batch of
+/// [choices](Batch::choices), the mean of −ln softmax(s)\[right\], where s are the mean log-probabilities of the candidates'
+/// tokens (MeZO's `train_as_classification`).
 ///
 /// One pass over the weights for all parts. The outer index is the sign: one entry, or with a
 /// [`Perturbation::Pair`] those of θ + ε·z and of θ − ε·z.
 pub fn losses(backbone: &Backbone, parts: &[Part], perturbation: &Perturbation) -> Vec<Vec<f64>> {
     let nll = values(backbone.token_nll(parts, perturbation));
-    let counts: Vec<usize> = parts.iter().map(|part| part.batch.labels.len()).collect();
+    let batches: Vec<&Batch> = parts.iter().map(|part| part.batch).collect();
     let share = nll.len() / perturbation.signs();
-    nll.chunks_exact(share).map(|nll| means(nll, &counts)).collect()
+    nll.chunks_exact(share)
+        .map(|nll| by_batch(nll, &batches).map(|(batch, nll)| reduce(batch, nll)).collect())
+        .collect()
 }
 
 /// F(θ, q; B) of one batch.
@@ -58,30 +62,113 @@ fn differentiate(
     let parts: Vec<Part> = terms.iter().zip(blocks).map(part).collect();
     let nll = backbone.token_nll(&parts, &Perturbation::None);
 
-    let counts: Vec<usize> = terms.iter().map(|(_, batch)| batch.labels.len()).collect();
-    let weights = terms
-        .iter()
-        .zip(&counts)
-        .flat_map(|(&(weight, _), &count)| std::iter::repeat_n((weight / count as f64) as f32, count));
-    let weights: Vec<f32> = weights.collect();
+    // By the chain rule: with ∂F/∂nll as constants, the sum of their products with the likelihoods has F's gradient.
+    let known = values(nll.clone().inner());
+    let batches: Vec<&Batch> = terms.iter().map(|&(_, batch)| batch).collect();
+    let of_terms = by_batch(&known, &batches).zip(terms);
+    let weights: Vec<f32> = of_terms
+        .flat_map(|((batch, nll), (weight, _))| slopes(batch, nll).into_iter().map(move |s| (weight * s) as f32))
+        .collect();
     let shape = [weights.len(), 1];
     let weights = Tensor::from_data(TensorData::new(weights, shape), backbone.device());
-    let total = (nll.clone() * weights.autodiff()).sum();
+    let total = (nll * weights.autodiff()).sum();
     let gradients = tracked.gradients(total.backward());
-    (means(&values(nll.inner()), &counts), gradients)
+    (by_batch(&known, &batches).map(|(batch, nll)| reduce(batch, nll)).collect(), gradients)
 }
 
 fn values(nll: Tensor<2>) -> Vec<f32> {
     nll.into_data().iter::<f32>().collect()
 }
 
-/// Means over consecutive groups of these sizes.
-fn means(nll: &[f32], counts: &[usize]) -> Vec<f64> {
-    let mut rest = nll;
-    let mean = |&count: &usize| {
-        let (group, tail) = rest.split_at(count);
-        rest = tail;
-        group.iter().map(|&x| f64::from(x)).sum::<f64>() / count as f64
-    };
-    counts.iter().map(mean).collect()
+/// The negative log-likelihoods of each batch's labels.
+fn by_batch<'a>(nll: &'a [f32], batches: &'a [&'a Batch]) -> impl Iterator<Item = (&'a Batch, &'a [f32])> {
+    batches.iter().scan(nll, |rest, batch| {
+        let (own, tail) = rest.split_at(batch.labels.len());
+        *rest = tail;
+        Some((*batch, own))
+    })
+}
+
+/// F of a batch.
+fn reduce(batch: &Batch, nll: &[f32]) -> f64 {
+    if batch.choices.is_empty() {
+        return mean(nll);
+    }
+    let losses = batch.choices.iter().map(|choice| {
+        let scores = scores(choice, nll);
+        log_sum_exp(&scores) - scores[choice.gold]
+    });
+    losses.sum::<f64>() / batch.choices.len() as f64
+}
+
+/// ∂F/∂nll of every label of a batch. 1/n for a mean. For a choice with probabilities p, of n examples: of a candidate
+/// c of m tokens, ([c is right] − p\[c\]) / (m·n).
+fn slopes(batch: &Batch, nll: &[f32]) -> Vec<f64> {
+    if batch.choices.is_empty() {
+        return vec![1.0 / nll.len() as f64; nll.len()];
+    }
+    let mut slopes = vec![0.0; nll.len()];
+    for choice in &batch.choices {
+        let scores = scores(choice, nll);
+        let log_sum = log_sum_exp(&scores);
+        for (candidate, (range, score)) in choice.candidates.iter().zip(&scores).enumerate() {
+            let right = f64::from(u8::from(candidate == choice.gold));
+            let slope = (right - (score - log_sum).exp()) / (range.len() * batch.choices.len()) as f64;
+            slopes[range.clone()].fill(slope);
+        }
+    }
+    slopes
+}
+
+/// The mean log-probability of every candidate's tokens.
+fn scores(choice: &Choice, nll: &[f32]) -> Vec<f64> {
+    choice.candidates.iter().map(|range| -mean(&nll[range.clone()])).collect()
+}
+
+fn log_sum_exp(scores: &[f64]) -> f64 {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    max + scores.iter().map(|score| (score - max).exp()).sum::<f64>().ln()
+}
+
+fn mean(nll: &[f32]) -> f64 {
+    nll.iter().map(|&x| f64::from(x)).sum::<f64>() / nll.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Label;
+
+    /// Two examples: candidates of one and two tokens, and of one token each.
+    fn batch() -> Batch {
+        let choices =
+            vec![Choice { candidates: vec![0..1, 1..3], gold: 1 }, Choice { candidates: vec![3..4, 4..5], gold: 0 }];
+        Batch { labels: vec![Label { row: 0, target: 0 }; 5], choices, ..Batch::default() }
+    }
+
+    #[test]
+    fn a_choice_has_the_loss_of_a_softmax_over_means() {
+        // Scores −2 and −1; −3 and −3.
+        let nll = [2.0, 0.5, 1.5, 3.0, 3.0];
+        let expected = (f64::ln(1.0 + f64::exp(-1.0)) + f64::ln(2.0)) / 2.0;
+        assert!((reduce(&batch(), &nll) - expected).abs() < 1e-12);
+        let without = Batch { choices: Vec::new(), ..batch() };
+        assert_eq!(reduce(&without, &nll), 2.0);
+        assert_eq!(slopes(&without, &nll), [0.2; 5]);
+    }
+
+    #[test]
+    fn slopes_are_those_of_the_loss() {
+        let nll = [2.0, 0.5, 1.5, 3.0, 2.0];
+        for (place, slope) in slopes(&batch(), &nll).into_iter().enumerate() {
+            let moved = |by: f32| {
+                let mut nll = nll;
+                nll[place] += by;
+                reduce(&batch(), &nll)
+            };
+            let step = 0.0625;
+            let measured = (moved(step) - moved(-step)) / f64::from(2.0 * step);
+            assert!((slope - measured).abs() < 1e-4, "{place}: {slope}, measured {measured}");
+        }
+    }
 }

@@ -90,6 +90,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("method.warm_start", BILEVEL, Effect::Trajectory),
     // It selects too: the best step by p need not be the best by s.
     Key::new("method.keep", BILEVEL, Effect::Trajectory),
+    Key::new("method.loss", ALWAYS, Effect::Trajectory),
     Key::new("peft.kind", ALWAYS, Effect::Trajectory),
     Key::new("peft.rank", LORA, Effect::Trajectory),
     Key::new("peft.alpha", LORA, Effect::Trajectory),

@@ -40,6 +40,19 @@ choices! {
 }
 
 choices! {
+    /// What F is, of a batch of examples.
+    pub enum Loss {
+        /// The mean negative log-likelihood over the tokens of the right answers.
+        Answer = "answer",
+        /// The same over all tokens, those of the prompts too.
+        All = "all",
+        /// The mean negative logarithm of the right candidate's probability: a softmax over the candidates' scores, which
+        /// are the mean log-probabilities of their tokens.
+        Candidates = "candidates",
+    }
+}
+
+choices! {
     /// The kind of PEFT block.
     pub enum PeftKind {
         /// Low-rank additions to linear layers.
@@ -270,6 +283,8 @@ pub struct MethodConfig {
     pub warm_start: usize,
     /// Which block is saved and selected by. Default: p.
     pub keep: KeepAdapter,
+    /// What F is. Default: answer.
+    pub loss: Loss,
 }
 
 impl MethodConfig {
@@ -280,6 +295,7 @@ impl MethodConfig {
             inner_steps: reader.count("method.inner_steps", 1)?.unwrap_or(10),
             warm_start: reader.count("method.warm_start", 0)?.unwrap_or(0),
             keep: reader.choice("method.keep")?.unwrap_or(KeepAdapter::P),
+            loss: reader.choice("method.loss")?.unwrap_or(Loss::Answer),
         })
     }
 }

@@ -39,6 +39,7 @@ penalty = 100
 inner_steps = 4
 warm_start = 60
 keep = "s"
+loss = "candidates"
 [peft]
 kind = "lora"
 rank = 4
@@ -121,6 +122,7 @@ fn defaults() {
             inner_steps: 10,
             warm_start: 0,
             keep: KeepAdapter::P,
+            loss: Loss::Answer,
         },
         peft: PeftConfig {
             kind: PeftKind::Lora,
@@ -388,6 +390,7 @@ fn unknown_words_list_the_valid_ones() {
         ("model.dtype", "\"f32\", \"bf16\""),
         ("method.name", "\"bilevel\""),
         ("method.keep", "\"p\", \"s\""),
+        ("method.loss", "\"answer\", \"all\", \"candidates\""),
         ("peft.kind", "\"lora\", \"prefix\", \"prompt\""),
         ("peft.init", "\"random\", \"tokens\", \"activations\", \"projection\""),
         ("peft.shadow_init", "\"copy\", \"independent\""),
@@ -521,6 +524,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "method.inner_steps=5",
         "method.warm_start=0",
         "method.keep=p",
+        "method.loss=all",
         "peft.rank=5",
         "peft.alpha=9",
         "peft.rank_stabilized=false",
@@ -582,7 +586,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
 #[test]
 fn the_fingerprint_is_pinned() {
     let fingerprint = parse(MINIMAL, &[]).unwrap().fingerprint().unwrap();
-    assert_eq!(fingerprint, "ad651bacb746c8e55674c5e4f973c757e0e4112fce008a29f69602305c79723b");
+    assert_eq!(fingerprint, "e621c47415c1aeac4a1ea81f7810a977140dec11b62bcd665c19e01ba8ee9b5a");
 }
 
 #[test]

@@ -142,7 +142,10 @@ fn a_long_prompt_loses_its_left_equally_for_all_candidates() {
     assert_eq!(encoded.examples[0].candidates[1].ids, [9, 4, 0, 5, 7, 6]);
     assert_eq!(encoded.examples[0].shared_prefix_len(), 4);
     assert_eq!(encoded.examples[1].candidates[1].ids, [9, 0, 5, 7, 6]);
-    assert_eq!(encoded.truncation, TruncationReport { truncated: 1, total: 3, longest: 10, limit: 6 });
+    assert_eq!(
+        encoded.truncation,
+        TruncationReport { truncated: 1, total: 3, longest: 10, limit: 6, demonstrations: 0 }
+    );
     assert_eq!(
         encoded.truncation.to_string(),
         "1 of 3 examples do not fit into the context of 6 tokens (longest: 10): the left of their prompts was cut"
