@@ -22,7 +22,6 @@ mod family;
 pub mod gguf;
 pub mod hub;
 mod json;
-mod mmap;
 mod model_files;
 mod pytorch;
 mod safetensors;

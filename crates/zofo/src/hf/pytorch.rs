@@ -28,13 +28,13 @@ use self::layout::Stored;
 use super::{
     dtype::{Float, StoredDtype, WeightDtype, convert},
     error::HfError,
-    weights::{MappedFile, WeightFile},
+    weights::{WeightBytes, WeightFile},
 };
 
 /// A file of `torch.save` whose tensors lie within it.
 #[derive(Debug)]
 pub(super) struct PytorchFile {
-    mapped: MappedFile,
+    mapped: WeightBytes,
     tensors: BTreeMap<String, Stored>,
 }
 
@@ -44,7 +44,7 @@ impl PytorchFile {
     /// # Errors
     /// The file cannot be opened or mapped, is damaged, or has something else than tensors in it.
     pub(super) fn open(path: &Path) -> Result<Self, HfError> {
-        let mapped = MappedFile::open(path)?;
+        let mapped = WeightBytes::open(path)?;
         let bytes = mapped.bytes();
         let tensors = if bytes.starts_with(archive::MAGIC) {
             archive::read(path, bytes)?

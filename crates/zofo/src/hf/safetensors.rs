@@ -15,7 +15,7 @@ use safetensors::Dtype;
 use super::{
     dtype::{Float, StoredDtype, WeightDtype},
     error::HfError,
-    weights::{MappedFile, WeightFile},
+    weights::{WeightBytes, WeightFile},
 };
 
 pub(super) use writer::{LARGEST_SHARD, TensorSpec, shards, write_shard};
@@ -23,7 +23,7 @@ pub(super) use writer::{LARGEST_SHARD, TensorSpec, shards, write_shard};
 /// A safetensors file whose header holds against the format and the size of the file.
 #[derive(Debug)]
 pub(super) struct SafetensorsFile {
-    mapped: MappedFile,
+    mapped: WeightBytes,
     tensors: BTreeMap<String, Stored>,
 }
 
@@ -42,7 +42,7 @@ impl SafetensorsFile {
     /// # Errors
     /// The file cannot be opened or mapped, or its header is wrong.
     pub(super) fn open(path: &Path) -> Result<Self, HfError> {
-        let mapped = MappedFile::open(path)?;
+        let mapped = WeightBytes::open(path)?;
         let tensors = header::read(path, mapped.bytes())?;
         Ok(Self { mapped, tensors })
     }

@@ -11,15 +11,13 @@ use std::{
 };
 
 use burn_std::Bytes;
-use memmap2::Mmap;
 use safetensors::Dtype;
-use zofo_kernels::map_private;
+use zofo_kernels::{MappedFile, map_private};
 
 use super::{
     atomic::failed_to,
     dtype::{Float, StoredDtype, WeightDtype, convert},
     error::HfError,
-    mmap::map_file,
 };
 
 pub(super) use folder::ShardedWeights;
@@ -49,19 +47,19 @@ pub(super) trait WeightFile: fmt::Debug + Send + Sync {
 
 /// A file whose tensors are little-endian values somewhere in it.
 #[derive(Debug)]
-pub(super) struct MappedFile {
+pub(super) struct WeightBytes {
     path: PathBuf,
     /// The same file as `map`, for mappings that can be written to.
     file: File,
-    map: Mmap,
+    map: MappedFile,
 }
 
-impl MappedFile {
+impl WeightBytes {
     /// # Errors
     /// The file cannot be opened or mapped.
     pub(super) fn open(path: &Path) -> Result<Self, HfError> {
         let file = File::open(path).map_err(failed_to("open", path))?;
-        let map = map_file(path).map_err(failed_to("open", path))?;
+        let map = MappedFile::open(path).map_err(failed_to("open", path))?;
         Ok(Self { path: path.to_owned(), file, map })
     }
 
