@@ -341,7 +341,7 @@ fn check_tied_head(
         StoredDtype::Bf16 => WeightDtype::Bf16,
         _ => WeightDtype::F32,
     };
-    if embedding_file.load(embedding, dtype)?[..] == head_file.load(HEAD, dtype)?[..] {
+    if head_file.is_same(HEAD, embedding_file, embedding, dtype)? {
         return Ok(());
     }
     Err(HfError::Unexpected {
