@@ -28,7 +28,7 @@ use super::{
     weights::WeightFile,
 };
 
-pub(super) const CONFIG: &str = "adapter_config.json";
+pub(crate) const CONFIG: &str = "adapter_config.json";
 pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 /// As PEFT wrote before it had the other. It is read, and never written.
 pub(super) const PICKLED_WEIGHTS: &str = "adapter_model.bin";

@@ -33,7 +33,7 @@ mod weights;
 pub use adapter::{
     AdapterMatrix, BadPattern, LoraPair, ModuleNames, Patterns, PeftAdapter, PeftLora, PeftPrefix, PeftPrompt,
 };
-pub(crate) use adapter::{is_meant, weights_path as adapter_weights_path};
+pub(crate) use adapter::{CONFIG as ADAPTER_CONFIG, is_meant, weights_path as adapter_weights_path};
 pub use atomic::FileError;
 pub use chat::{ChatTemplate, Message};
 pub use dtype::{StoredDtype, WeightDtype, hash_bytes};
