@@ -207,6 +207,9 @@ fn hint(error: &Error) -> Option<String> {
              org/name/file.gguf[@revision]"
                 .to_owned(),
         ),
+        Error::Run(RunError::Hf(HfError::NoSuchAdapter { .. })) => Some(
+            "an adapter is a folder in PEFT's format, or, on the Hugging Face Hub, org/name[@revision]".to_owned(),
+        ),
         Error::Run(RunError::Task(TaskError::MissingData { .. })) => {
             Some(
                 "`--data` (of `train`: `data.dir`) is the folder that holds a folder of the task's name, or that folder; or \

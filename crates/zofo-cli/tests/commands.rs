@@ -527,6 +527,22 @@ fn merge_puts_a_lora_block_into_the_weights() {
     assert!((merged - beside).abs() < 1e-5, "{merged} {beside}");
     assert!((merged - loss(MODEL)).abs() > 1e-3);
 
+    // Stored as the model is, if nothing else is asked for.
+    let dtype = |arguments: &str| {
+        let merge = format!("merge --model {arguments} --adapter {ADAPTER} --json");
+        let report = json_of(&workspace.zofo(&merge).success());
+        let config = workspace.path(report["output"].as_str().unwrap()).join("config.json");
+        let config: Value = serde_json::from_slice(&fs::read(config).unwrap()).unwrap();
+        let stored = config.get("dtype").unwrap_or(&config["torch_dtype"]).as_str().unwrap().to_owned();
+        (report["dtype"].as_str().unwrap().to_owned(), stored)
+    };
+    let pair = |name: &str, stored: &str| (name.to_owned(), stored.to_owned());
+    let [f32, bf16] = [pair("f32", "float32"), pair("bf16", "bfloat16")];
+    assert_eq!(dtype(&format!("{MODEL} -o again")), f32);
+    assert_eq!(dtype(&format!("{MODEL} -o narrow --dtype bf16")), bf16);
+    assert_eq!(dtype("narrow -o narrow-again"), bf16);
+    assert_eq!(dtype("narrow -o wide --dtype f32"), f32);
+
     let prefix = ADAPTER.replace("peft-lora", "peft-prefix");
     let refused = workspace.zofo(&format!("merge --model {MODEL} --adapter {prefix} -o other"));
     assert_error(refused, 2, &["a prefix cannot be merged"]);

@@ -31,6 +31,6 @@ mod view;
 
 pub use activation::Activation;
 pub use layout::{AttentionLayout, RotaryAngles, Segment};
-pub use mapped::map_private;
+pub use mapped::{MappedFile, map_private};
 pub use ops::DecoderOps;
 pub use view::{Noise, WeightView};

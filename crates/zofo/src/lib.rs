@@ -6,6 +6,8 @@
 //! [`data`] reads rows from files; [`task`] turns rows of data into token sequences; [`eval`] scores and generates; [`run`] is everything around a
 //! training run.
 
+#![forbid(unsafe_code)]
+
 pub mod data;
 pub mod eval;
 pub mod hf;

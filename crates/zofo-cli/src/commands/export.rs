@@ -27,7 +27,8 @@ pub struct Arguments {
     /// org/name/file.gguf[@revision].
     #[arg(long, value_parser = path())]
     model: PathBuf,
-    /// A PEFT adapter folder, whose LoRA is merged into the weights.
+    /// A PEFT folder with a LoRA block, which is merged into the weights, or one of the Hugging Face Hub:
+    /// org/name[@revision].
     #[arg(long, value_parser = path())]
     adapter: Option<PathBuf>,
     /// The file to write, for llama.cpp and what builds on it.
@@ -92,16 +93,16 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let messenger = Messenger::new();
     let files = model::open(&arguments.model, &messenger)?;
     let adapter = match &arguments.adapter {
-        Some(folder) => Some((folder, Adapter::read(folder, files.config(), &Device::flex())?)),
+        Some(name) => Some((name, model::read_adapter(name, &files, &Device::flex(), &messenger)?)),
         None => None,
     };
     let lora = match &adapter {
         None => None,
         Some((_, Adapter::Lora(lora))) => Some(lora),
-        Some((folder, Adapter::Prefix(_) | Adapter::Prompt(_))) => {
+        Some((name, Adapter::Prefix(_) | Adapter::Prompt(_))) => {
             return Err(Error::Usage(format!(
                 "{}: its virtual tokens cannot become part of a model's weights; only a LoRA can be exported",
-                folder.display()
+                name.display()
             )));
         }
     };

@@ -35,7 +35,7 @@ pub struct Arguments {
     /// org/name/file.gguf[@revision].
     #[arg(long, value_parser = path())]
     model: PathBuf,
-    /// A PEFT adapter folder.
+    /// A PEFT adapter folder, or an adapter of the Hugging Face Hub: org/name[@revision].
     #[arg(long, value_parser = path())]
     adapter: Option<PathBuf>,
     /// The text to go on from; `-` reads it from stdin.
@@ -120,11 +120,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let prompt = encode(tokenizer.clone(), &text, files.config().vocabulary)?;
     let device = Device::flex();
     let adapter = match &arguments.adapter {
-        Some(folder) => Some(Adapter::read(folder, files.config(), &device)?),
+        Some(name) => Some(model::read_adapter(name, &files, &device, &messenger)?),
         None => None,
     };
-    let limits = files.config().limits().after(adapter.as_ref().map_or(0, Adapter::virtual_tokens));
-    check_length(prompt.len(), max_new_tokens, limits.context)?;
+    let virtual_tokens = adapter.as_ref().map_or(0, Adapter::virtual_tokens);
+    check_length(prompt.len(), max_new_tokens, files.config().limits().context, virtual_tokens)?;
 
     let backbone = Backbone::load(&files, arguments.dtype.into(), &device)?;
     let sampling = if arguments.temperature == 0.0 {

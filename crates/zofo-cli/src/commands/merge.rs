@@ -11,7 +11,8 @@ use serde::Serialize;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use zofo::peft::{Adapter, merge};
+use zofo::hf::WeightDtype;
+use zofo::peft::merge;
 
 /// Arguments of `zofo merge`.
 #[derive(Debug, Args)]
@@ -25,15 +26,16 @@ pub struct Arguments {
     /// org/name/file.gguf[@revision].
     #[arg(long, value_parser = path())]
     model: PathBuf,
-    /// A PEFT folder with a LoRA block.
+    /// A PEFT folder with a LoRA block, or one of the Hugging Face Hub: org/name[@revision].
     #[arg(long, value_parser = path())]
     adapter: PathBuf,
     /// The folder to write; it may exist if there is nothing in it but a model.
     #[arg(short, long, value_name = "FOLDER", value_parser = path())]
     output: PathBuf,
-    /// How the result is stored. The sum is computed in 32 bits.
-    #[arg(long, value_enum, default_value_t)]
-    dtype: Dtype,
+    /// How the result is stored; without it as the model is: bf16 where that has its matrices so, else f32, which holds
+    /// every value of f16 and of quantised GGUF files. The sum is computed in 32 bits.
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
     /// Threads; one per core if not given. The result does not depend on it.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -49,6 +51,7 @@ struct Report<'a> {
     merged: usize,
     /// All weights of the model.
     weights: usize,
+    dtype: WeightDtype,
     output: &'a PathBuf,
 }
 
@@ -64,9 +67,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     {
         return Err(Error::Usage(format!("{} is the model itself: choose another output folder", output.display())));
     }
-    let adapter = Adapter::read(&arguments.adapter, files.config(), &Device::flex())?;
+    let adapter = model::read_adapter(&arguments.adapter, &files, &Device::flex(), &messenger)?;
+    let dtype = match arguments.dtype {
+        Some(dtype) => dtype.into(),
+        None => files.usual_dtype()?,
+    };
     let mut display = display(&messenger);
-    let ended = merge(&files, &adapter, arguments.dtype.into(), output, |done, of| {
+    let ended = merge(&files, &adapter, dtype, output, |done, of| {
         display.count("weights written", done, of, "");
     });
     display.clear();
@@ -74,9 +81,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let weights = files.parameters().len();
     let merged = files.parameters().filter(|(name, _)| adapter.adapts(name)).count();
     if arguments.json {
-        print_json(&Report { merged, weights, output })
+        print_json(&Report { merged, weights, dtype, output })
     } else {
-        print(&format!("{}: the adapter is in {merged} of {weights} weights\n", output.display()))
+        print(&format!("{}: the adapter is in {merged} of {weights} weights, stored as {dtype}\n", output.display()))
     }?;
     Ok(())
 }
