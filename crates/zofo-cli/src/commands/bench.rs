@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 use zofo::bench::{self, Machine, MezoReport, Workload};
-use zofo::hf::{ModelFiles, WeightDtype};
+use zofo::hf::{HfError, ModelFiles, WeightDtype};
 use zofo::model::Backbone;
 use zofo::run::RunError;
+use zofo::run::config::Compute;
 use zofo::task::{DataSplit, Dataset, Task};
 
 /// How many things are measured, one after the other.
@@ -45,7 +46,7 @@ pub struct Arguments {
     /// data set that the task names.
     #[arg(long, value_name = "PLACE", value_parser = path())]
     data: Option<PathBuf>,
-    /// How weights are stored in memory.
+    /// How weights are stored in memory, and in what precision they are multiplied.
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
     /// Rows of a batch.
@@ -103,7 +104,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let messenger = Messenger::new();
     let files = model::open(&arguments.model, &messenger)?;
     let workload = workload(&files, arguments, &messenger)?;
-    let backbone = || Backbone::load(&files, arguments.dtype.into(), &Device::flex());
+    let (dtype, compute) = match arguments.dtype {
+        Dtype::F32 => (WeightDtype::F32, Compute::F32),
+        Dtype::Bf16 => (WeightDtype::Bf16, Compute::Bf16),
+    };
+    let backbone = || Ok::<_, HfError>(Backbone::load(&files, dtype, &Device::flex())?.computing_in(compute.into()));
     if arguments.mezo_only {
         let backbone = backbone()?;
         let start_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -132,7 +137,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let report = Report {
         model: &arguments.model,
         task: &arguments.task,
-        dtype: arguments.dtype.into(),
+        dtype,
         machine: Machine::current(),
         batch_size: arguments.batch_size,
         batches: arguments.batches,
@@ -185,7 +190,7 @@ fn describe(report: &Report) -> String {
         machine
     );
     let row = |what: &str, value: f64, decimals: usize, unit: &str| {
-        vec![what.to_owned(), format!("{value:.decimals$}"), unit.to_owned()]
+        vec![format!("{what}, {unit}"), format!("{value:.decimals$}")]
     };
     let mut rows = vec![
         row("inner step", parts.inner_ms, 0, "ms"),
