@@ -9,33 +9,10 @@ use burn::tensor::Device;
 use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
+use zofo::bench::{FixedBatches, RATES, bilevel, mezo_step, peak_rss_mib};
 use zofo::hf::{ModelFiles, WeightDtype};
-use zofo::model::{Backbone, Batch, Part};
-use zofo::peft::{Adapter, AdapterConfig, AdapterOptimizer, LoraConfig};
-use zofo::run::config::Optimizer;
-use zofo::train::bilevel::{Batches, Bilevel, LearningRates};
-use zofo::train::loss::losses;
+use zofo::model::{Backbone, Batch};
 use zofo::zo::BackboneDirection;
-use zofo::zo::estimator::Spsa;
-use zofo::zo::optimizer::BackboneOptimizer;
-use zofo::zo::update::BackboneUpdater;
-
-/// The same batch, whatever it is for.
-struct Same(Batch);
-
-impl Batches for Same {
-    fn inner(&mut self) -> Batch {
-        self.0.clone()
-    }
-
-    fn outer(&mut self) -> Batch {
-        self.0.clone()
-    }
-
-    fn penalty(&mut self) -> Batch {
-        self.0.clone()
-    }
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -57,38 +34,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ids: Vec<u32> = (0..=tokens).map(|i| (i * 7919 % vocabulary) as u32).collect();
     let labels: Vec<Option<u32>> = ids.iter().copied().map(Some).collect();
     let batch = Batch::labelled([(&ids[..tokens], &labels[..tokens])]);
-    let adapter = Adapter::new(&AdapterConfig::Lora(LoraConfig::default()), &backbone, 0)?;
-    let mut method = Bilevel {
-        backbone,
-        adapter: adapter.clone(),
-        shadow: adapter,
-        adapter_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
-        shadow_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
-        backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
-        penalty: 1e4,
-        inner_steps: 1,
-        eps: 1e-3,
-    };
+    let mut method = bilevel(backbone)?;
+    method.inner_steps = 1;
 
     let start = Instant::now();
-    let direction = BackboneDirection::Seeded(1);
-    let estimate = Spsa { eps: 1e-3 }.slope(direction.clone(), |view| {
-        let both = losses(&method.backbone, &[Part { batch: &batch, adapter: None }], view);
-        [both[0][0], both[1][0]]
-    });
-    method.backbone.descend(&direction, 1e-7 * estimate.slope as f32);
+    let estimate = mezo_step(&mut method.backbone, &batch, 1);
     report(&format!("MeZO step, slope {:.4}", estimate.slope), start);
 
     let start = Instant::now();
-    let rates = LearningRates { shadow: 1e-3, adapter: 1e-4, backbone: 1e-7 };
-    let step = method.step(BackboneDirection::Seeded(2), &mut Same(batch), rates, 0)?;
+    let mut batches = FixedBatches { inner: &batch, outer: &batch, penalty: &batch };
+    let step = method.step(BackboneDirection::Seeded(2), &mut batches, RATES, 0)?;
     report(&format!("bilevel step, a = {:.4}", step.a), start);
     Ok(())
 }
 
 /// Prints what was done, how long it took, and the most memory that the process has had.
 fn report(what: &str, start: Instant) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or(" unknown").trim();
+    let peak = peak_rss_mib().map_or("unknown".to_owned(), |peak| format!("{peak:.0} MiB"));
     println!("{what}: {:.1} s, peak RSS {peak}", start.elapsed().as_secs_f64());
 }

@@ -8,10 +8,12 @@ mod columns;
 mod dots;
 mod gemm;
 mod nll;
+mod round;
 mod simd;
 mod weight;
 
 use crate::activation::Activation;
+use crate::compute::Compute;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
 use crate::view::{Noise, WeightView};
@@ -104,17 +106,17 @@ impl RowWeight {
 }
 
 impl DecoderOps for Flex {
-    fn project(x: FlexTensor, weight: FlexTensor, view: WeightView) -> FlexTensor {
+    fn project(x: FlexTensor, weight: FlexTensor, view: WeightView, compute: Compute) -> FlexTensor {
         let x = Activations::new(x);
         let weight = WeightMatrix::new(&weight, &view);
-        let y = dots::product(x.values(), &weight);
+        let y = dots::product(x.values(), &weight, compute);
         matrix(y, [x.shape()[0], weight.rows])
     }
 
-    fn project_transposed(x: FlexTensor, weight: FlexTensor, view: WeightView) -> FlexTensor {
+    fn project_transposed(x: FlexTensor, weight: FlexTensor, view: WeightView, compute: Compute) -> FlexTensor {
         let x = Activations::new(x);
         let weight = WeightMatrix::new(&weight, &view);
-        let y = gemm::product(x.values(), &weight);
+        let y = gemm::product(x.values(), &weight, compute);
         matrix(y, [x.shape()[0], weight.columns])
     }
 
@@ -263,9 +265,10 @@ impl DecoderOps for Flex {
         targets: Arc<[u32]>,
         softcap: Option<f32>,
         view: WeightView,
+        compute: Compute,
     ) -> FlexTensor {
         let hidden = Activations::new(hidden);
-        let labels = Labels { hidden: hidden.values(), targets: &targets, softcap };
+        let labels = Labels { hidden: hidden.values(), targets: &targets, softcap, compute };
         let nll = labels.nll(&WeightMatrix::new(&weight, &view));
         matrix(nll, [hidden.shape()[0], 1])
     }
@@ -277,9 +280,10 @@ impl DecoderOps for Flex {
         targets: Arc<[u32]>,
         softcap: Option<f32>,
         view: WeightView,
+        compute: Compute,
     ) -> FlexTensor {
         let [grad, hidden] = [grad, hidden].map(Activations::new);
-        let labels = Labels { hidden: hidden.values(), targets: &targets, softcap };
+        let labels = Labels { hidden: hidden.values(), targets: &targets, softcap, compute };
         let gradient = labels.backward(grad.values(), &WeightMatrix::new(&weight, &view));
         matrix(gradient, hidden.shape())
     }

@@ -3,7 +3,7 @@
 use super::{bf16, floats, matrix, noise};
 use burn::tensor::DType;
 use burn_flex::Flex;
-use zofo_kernels::{DecoderOps, Noise, WeightView, reference};
+use zofo_kernels::{Compute, DecoderOps, Noise, WeightView, reference};
 
 #[test]
 fn descend_updates_in_place_with_the_bits_of_the_reference() {
@@ -41,8 +41,8 @@ fn a_stored_direction_acts_like_the_generated_one() {
         (WeightView::One { noise: noise(), scale: 0.1 }, WeightView::One { noise: stored.clone(), scale: 0.1 }),
         (WeightView::Pair { noise: noise(), eps: 0.1 }, WeightView::Pair { noise: stored.clone(), eps: 0.1 }),
     ] {
-        let generated = Flex::project(x.clone(), w.clone(), one);
-        assert_eq!(floats(&generated), floats(&Flex::project(x.clone(), w.clone(), other)));
+        let generated = Flex::project(x.clone(), w.clone(), one, Compute::F32);
+        assert_eq!(floats(&generated), floats(&Flex::project(x.clone(), w.clone(), other, Compute::F32)));
     }
     let generated = Flex::descend(matrix(2, 30, 40), noise(), 0.5);
     assert_eq!(floats(&generated), floats(&Flex::descend(matrix(2, 30, 40), stored, 0.5)));

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use zofo_kernels::direction::ParameterId;
 use zofo_kernels::tensor::{StoredBytes, stored_bytes};
-use zofo_kernels::{Noise, WeightView};
+use zofo_kernels::{Compute, Noise, WeightView};
 
 /// One weight of the backbone.
 pub struct Parameter {
@@ -60,13 +60,15 @@ impl Parameter {
 pub struct Backbone {
     config: Arc<DecoderConfig>,
     dtype: WeightDtype,
+    compute: Compute,
     device: Device,
     parameters: Vec<Parameter>,
     index: HashMap<String, usize>,
 }
 
 impl Backbone {
-    /// Loads all weights: mapped from the file where its dtype and alignment allow, else converted.
+    /// Loads all weights: mapped from the file where its dtype and alignment allow, else converted. Products are computed
+    /// in f32.
     ///
     /// # Errors
     ///
@@ -79,7 +81,14 @@ impl Backbone {
         };
         let parameters: Vec<Parameter> = config.parameters().into_iter().map(load).collect::<Result<_, HfError>>()?;
         let index = parameters.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
-        Ok(Self { config, dtype, device: device.clone(), parameters, index })
+        let compute = Compute::default();
+        Ok(Self { config, dtype, compute, device: device.clone(), parameters, index })
+    }
+
+    /// The same weights, whose products are computed in another precision: f32, unless this is called.
+    #[must_use]
+    pub fn computing_in(self, compute: Compute) -> Self {
+        Self { compute, ..self }
     }
 
     /// Sizes and names.
@@ -90,6 +99,11 @@ impl Backbone {
     /// How the weights are stored.
     pub fn dtype(&self) -> WeightDtype {
         self.dtype
+    }
+
+    /// In what precision matrix products with the weights are computed.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Where the weights are.

@@ -65,7 +65,7 @@ impl Backbone {
         let output = &self.config().output;
         let (head, view) = self.read(&output.head, perturbation);
         let targets = rows.spans.iter().flat_map(|span| &span.batch.labels).map(|label| label.target).collect();
-        ops::token_nll(hidden, head, targets, output.softcap, view)
+        ops::token_nll(hidden, head, targets, output.softcap, view, self.compute())
     }
 
     /// Logits `[tokens, vocabulary]` of every token of a batch.
@@ -168,7 +168,7 @@ impl Backbone {
     fn head(&self, stream: Tensor<2>) -> Tensor<2> {
         let output = &self.config().output;
         let (head, view) = self.read(&output.head, &Perturbation::None);
-        let logits = ops::project(self.output(stream, &Perturbation::None), head, view);
+        let logits = ops::project(self.output(stream, &Perturbation::None), head, view, self.compute());
         match output.softcap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
@@ -212,8 +212,8 @@ impl Backbone {
     fn linear(&self, linear: &Linear, x: Tensor<2>, perturbation: &Perturbation) -> Tensor<2> {
         let (weight, view) = self.read(&linear.weight, perturbation);
         let y = match linear.order {
-            WeightOrder::OutputMajor => ops::project(x, weight, view),
-            WeightOrder::InputMajor => ops::project_transposed(x, weight, view),
+            WeightOrder::OutputMajor => ops::project(x, weight, view, self.compute()),
+            WeightOrder::InputMajor => ops::project_transposed(x, weight, view, self.compute()),
         };
         match &linear.bias {
             Some(bias) => {

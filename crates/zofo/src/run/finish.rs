@@ -16,7 +16,6 @@ use crate::peft::Adapter;
 use crate::train::bilevel::finite;
 use crate::zo::journal::Journal;
 use crate::zo::update::BackboneUpdater;
-use burn::tensor::Device;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,7 +96,7 @@ pub(super) fn finish(
     observer: &mut dyn Observer,
     interrupted: &AtomicBool,
 ) -> Result<Option<Summary>, RunError> {
-    let mut backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;
+    let mut backbone = inputs.backbone(config)?;
     let examples = &inputs.evaluation;
     let mut scores = Vec::new();
     let step = kept.step;

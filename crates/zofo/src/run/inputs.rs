@@ -7,10 +7,11 @@ use super::error::RunError;
 use super::progress::Observer;
 use crate::hf::ModelFiles;
 use crate::hf::hub::{Hub, HubProgress, locate_model};
-use crate::model::Batch;
+use crate::model::{Backbone, Batch};
 use crate::peft::AdapterConfig;
 use crate::task::{BatchSampler, Cursor, EncodedExample, Encoder, Task, TruncationReport};
 use crate::train::bilevel::Batches;
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -92,6 +93,16 @@ impl Inputs {
         let truncation = TruncationReport::sum(parts.iter().map(|part| &part.truncation));
         let [inner, outer, validation, evaluation] = parts.map(|part| part.examples);
         Ok(Self { files, block, inner, outer, validation, evaluation, truncation, notes: data.notes })
+    }
+
+    /// The untouched θ, stored and computed with as configured.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Backbone::load`].
+    pub fn backbone(&self, config: &Config) -> Result<Backbone, RunError> {
+        let backbone = Backbone::load(&self.files, config.model.dtype, &Device::flex())?;
+        Ok(backbone.computing_in(config.model.compute.into()))
     }
 }
 

@@ -15,7 +15,6 @@ use super::plan::{Plan, Speed};
 use super::progress::{Observer, StepRecord};
 use super::snapshot::{self, SnapshotReference};
 use crate::hf::WeightDtype;
-use crate::model::Backbone;
 use crate::peft::{Adapter, AdapterOptimizer};
 use crate::task::SplitMix64;
 use crate::train::bilevel::{Batches, Bilevel, LearningRates, StepError, StepReport};
@@ -23,7 +22,6 @@ use crate::zo::BackboneDirection;
 use crate::zo::journal::{JournalWriter, Record};
 use crate::zo::optimizer::{BackboneOptimizer, Step};
 use crate::zo::update::UpdaterState;
-use burn::tensor::Device;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -141,7 +139,7 @@ pub fn plan(config: &Config, observer: &mut dyn Observer) -> Result<Plan, RunErr
     let inputs = Inputs::open(config, &located)?;
     check(config)?;
     let mut batches = RunBatches::new(&inputs, config)?;
-    let backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;
+    let backbone = inputs.backbone(config)?;
     let (adapter, _) = blocks::new(config, &inputs, &backbone)?;
     let speed = Speed::measure(&backbone, &adapter, &batches.inner());
     Ok(Plan::new(config, &inputs, backbone.len(), adapter.len(), speed))

@@ -17,6 +17,17 @@ choices! {
     pub enum Compute {
         /// 32-bit floats.
         F32 = "f32",
+        /// bfloat16 factors, added up in 32-bit floats.
+        Bf16 = "bf16",
+    }
+}
+
+impl From<Compute> for zofo_kernels::Compute {
+    fn from(compute: Compute) -> Self {
+        match compute {
+            Compute::F32 => Self::F32,
+            Compute::Bf16 => Self::Bf16,
+        }
     }
 }
 
@@ -168,14 +179,12 @@ pub struct ModelConfig {
     pub path: PathBuf,
     /// Storage of the weights. Default: f32.
     pub dtype: WeightDtype,
-    /// Precision of matrix products. Default, and all there is yet: f32.
+    /// Precision of matrix products with the weights; all else is f32. Default: f32.
     pub compute: Compute,
 }
 
 impl ModelConfig {
     pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
-        let unsupported =
-            |word: &str| (word == "bf16").then(|| "yet: use \"f32\", also with model.dtype = \"bf16\"".to_owned());
         Ok(Self {
             path: reader.require(
                 "model.path",
@@ -183,7 +192,7 @@ impl ModelConfig {
                 "give a Hugging Face model folder, a .gguf file, or a model of the hub as org/name",
             )?,
             dtype: reader.choice("model.dtype")?.unwrap_or(WeightDtype::F32),
-            compute: reader.choice_or("model.compute", unsupported)?.unwrap_or(Compute::F32),
+            compute: reader.choice("model.compute")?.unwrap_or(Compute::F32),
         })
     }
 }

@@ -1,7 +1,6 @@
 //! The state of a run at its start: fresh, or as its last checkpoint has it.
 
 use super::Session;
-use crate::model::Backbone;
 use crate::peft::AdapterOptimizer;
 use crate::run::blocks;
 use crate::run::checkpoint::{self, Blocks, Stage, State};
@@ -35,7 +34,7 @@ impl<'a> Session<'a> {
         interrupted: &AtomicBool,
     ) -> Result<Option<Self>, RunError> {
         let device = Device::flex();
-        let backbone = Backbone::load(&inputs.files, config.model.dtype, &device)?;
+        let backbone = inputs.backbone(config)?;
         let (adapter, shadow) = blocks::new(config, inputs, &backbone)?;
         let fingerprint = config.fingerprint()?;
         let header = replay::header(&backbone, config.outer.optimizer);
