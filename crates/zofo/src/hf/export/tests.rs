@@ -11,7 +11,7 @@ use super::super::{
     test_model::{assert_says, message, read_decoder, windows},
 };
 use super::*;
-use crate::model::{DecoderConfig, Rope, RopeScaling};
+use crate::model::{Rope, RopeScaling};
 
 /// What a GGUF file has of the decoder of this class with these keys.
 fn expressed(class: &str, more: &Value) -> Result<Expressible, HfError> {

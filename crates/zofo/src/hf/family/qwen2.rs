@@ -54,6 +54,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::super::test_model::{assert_refused, changed, read_decoder, windows};
+    use crate::model::DecoderConfig;
 
     fn config() -> Value {
         json!({
@@ -88,7 +89,10 @@ mod tests {
         };
         assert_eq!(from(0), [Some(16); 3]);
         assert_eq!(from(2), [None, None, Some(16)]);
-        assert_eq!(windows(&with(json!({ "use_sliding_window": true, "max_window_layers": 2 }))), [None, None, Some(4096)]);
+        assert_eq!(
+            windows(&with(json!({ "use_sliding_window": true, "max_window_layers": 2 }))),
+            [None, None, Some(4096)]
+        );
         let null = json!({ "use_sliding_window": true, "sliding_window": null, "max_window_layers": 0 });
         assert_eq!(windows(&with(null)), [None; 3]);
         let types = json!({
