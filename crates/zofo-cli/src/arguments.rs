@@ -1,13 +1,55 @@
-//! Values that several commands take.
+//! Arguments that several commands take.
 
 use crate::errors::Error;
-use clap::ValueEnum;
+use crate::output::{print, print_json};
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, ValueEnum};
 use rayon::ThreadPoolBuilder;
+use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use zofo::hf::WeightDtype;
 use zofo::run::config::expand_home;
+
+/// The model that a command works with.
+#[derive(Debug, Args)]
+pub struct ModelArgument {
+    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
+    /// org/name/file.gguf[@revision].
+    #[arg(id = "model", long = "model", value_name = "MODEL", value_parser = path())]
+    pub name: PathBuf,
+}
+
+/// How a command computes.
+#[derive(Debug, Args)]
+pub struct ThreadsArgument {
+    /// Threads; one per core if not given. The result does not depend on it.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+}
+
+impl ThreadsArgument {
+    /// As [`set_threads`].
+    pub fn set(&self) -> Result<(), Error> {
+        set_threads(self.threads)
+    }
+}
+
+/// How a result is printed.
+#[derive(Debug, Args)]
+pub struct JsonArgument {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl JsonArgument {
+    /// Prints `report` as JSON if that was asked for, and else as `text`.
+    pub fn print(&self, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Error> {
+        if self.json { print_json(report) } else { print(&text()) }?;
+        Ok(())
+    }
+}
 
 /// How weights are stored in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -1,5 +1,6 @@
 //! The model and the adapter that arguments name.
 
+use crate::arguments::ModelArgument;
 use crate::errors::Error;
 use crate::progress::{Downloads, Messenger, display};
 use burn::tensor::Device;
@@ -8,6 +9,13 @@ use std::path::{Path, PathBuf};
 use zofo::hf::hub::{Hub, Located, Watcher, locate_adapter, locate_model};
 use zofo::hf::{HfError, ModelFiles};
 use zofo::peft::Adapter;
+
+impl ModelArgument {
+    /// As [`open`].
+    pub fn open(&self, messenger: &Messenger) -> Result<ModelFiles, Error> {
+        open(&self.name, messenger)
+    }
+}
 
 /// Opens the model that a path or a hub id names.
 ///

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use random_model::RandomModel;
 use zofo::eval::{Generation, Sampling, evaluate, generate};
 use zofo::hf::WeightDtype;
-use zofo::model::{Batch, KeyValueCache, Part};
+use zofo::model::{Backbone, Batch, KeyValueCache, Part};
 use zofo::peft::{Adapter, AdapterConfig, AdapterOptimizer, PrefixConfig, PrefixInit, PromptConfig, PromptInit};
 use zofo::run::config::Optimizer;
 use zofo::task::{EncodedCandidate, EncodedExample, SplitMix64};
@@ -275,20 +275,9 @@ fn everything(model: &RandomModel, dtype: WeightDtype) -> (Vec<u32>, Vec<u64>, V
     let evaluation = evaluate(&backbone, Some(&adapter), &examples, |_| ());
     real.extend(evaluation.examples.into_iter().flat_map(|scored| scored.scores));
 
-    let mut method = Bilevel {
-        backbone,
-        adapter,
-        shadow,
-        adapter_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
-        shadow_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
-        backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
-        penalty: 1e4,
-        inner_steps: 2,
-        eps: 1e-3,
-    };
-    let rates = LearningRates { shadow: 1e-3, adapter: 1e-3, backbone: 1e-4 };
+    let mut method = bilevel(backbone, adapter, shadow, 2);
     for seed in [11, 12] {
-        let report = method.step(BackboneDirection::Seeded(seed), &mut RandomBatches(seed), rates, 0).unwrap();
+        let report = method.step(BackboneDirection::Seeded(seed), &mut RandomBatches(seed), RATES, 0).unwrap();
         real.extend([report.a, report.b, report.c, report.estimate.slope]);
     }
     for block in [&method.adapter, &method.shadow] {
@@ -296,6 +285,45 @@ fn everything(model: &RandomModel, dtype: WeightDtype) -> (Vec<u32>, Vec<u64>, V
     }
     let real = real.into_iter().map(f64::to_bits).collect();
     (single, real, method.backbone.hashes())
+}
+
+const RATES: LearningRates = LearningRates { shadow: 1e-3, adapter: 1e-3, backbone: 1e-4 };
+
+fn bilevel(backbone: Backbone, adapter: Adapter, shadow: Adapter, inner_steps: usize) -> Bilevel {
+    Bilevel {
+        backbone,
+        adapter,
+        shadow,
+        adapter_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
+        shadow_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
+        backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
+        penalty: 1e4,
+        inner_steps,
+        eps: 1e-3,
+    }
+}
+
+#[test]
+fn dropout_masks_gradients_and_no_reported_loss() {
+    let model = RandomModel::new();
+    let step = |adapter: &Adapter, dropout_seed| {
+        // Without inner steps s is p, and b is c.
+        let mut method = bilevel(model.load(WeightDtype::F32), adapter.clone(), adapter.clone(), 0);
+        let direction = BackboneDirection::Seeded(5);
+        let report = method.step(direction, &mut RandomBatches(6), RATES, dropout_seed).unwrap();
+        let moved = method.adapter.tensors().into_iter().flat_map(|(_, tensor)| values(tensor)).collect::<Vec<_>>();
+        (report, moved)
+    };
+    let (plain, without) = step(&model.adapter(1), 1);
+    let masked = model.adapter_with_dropout(1, 0.5);
+    let [(one, with), (other, with_others)] = [1, 2].map(|seed| step(&masked, seed));
+    assert!(with != without && with != with_others, "the gradients have no masks");
+    for report in [&one, &other] {
+        assert_eq!((report.b, report.estimate.slope), (report.c, plain.estimate.slope));
+        assert_eq!(report.c, plain.c);
+        // At θ, and the mean of both signs.
+        assert!((report.a - plain.a).abs() < 1e-3 && (report.b - plain.b).abs() < 1e-3);
+    }
 }
 
 /// Three rows of random tokens each time, from a seed.

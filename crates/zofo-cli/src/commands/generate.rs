@@ -3,7 +3,7 @@
 mod prompt;
 mod text_stream;
 
-use crate::arguments::{Dtype, path, set_threads};
+use crate::arguments::{Dtype, JsonArgument, ModelArgument, ThreadsArgument, path};
 use crate::errors::Error;
 use crate::model;
 use crate::output::{Reader, print, print_json};
@@ -31,10 +31,8 @@ Examples:
   zofo generate --model model.gguf --chat --prompt 'Which is the capital of France?'
   zofo generate --model runs/demo/backbone --prompt - --temperature 0.8 --top-p 0.95 < prompt.txt")]
 pub struct Arguments {
-    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
-    /// org/name/file.gguf[@revision].
-    #[arg(long, value_parser = path())]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgument,
     /// A PEFT adapter folder, or an adapter of the Hugging Face Hub: org/name[@revision].
     #[arg(long, value_parser = path())]
     adapter: Option<PathBuf>,
@@ -62,12 +60,10 @@ pub struct Arguments {
     /// How weights are stored in memory.
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
-    /// Threads; one per core if not given. The result does not depend on it.
-    #[arg(long)]
-    threads: Option<NonZeroUsize>,
-    /// Print JSON, when all is done.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    threads: ThreadsArgument,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 fn temperature(text: &str) -> Result<f64, String> {
@@ -106,10 +102,10 @@ enum Stopped {
 
 /// Generates text.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    set_threads(arguments.threads)?;
+    arguments.threads.set()?;
     let given = read(&arguments.prompt)?;
     let messenger = Messenger::new();
-    let files = model::open(&arguments.model, &messenger)?;
+    let files = arguments.model.open(&messenger)?;
     let tokenizer = files.tokenizer()?;
     let max_new_tokens = arguments.max_new_tokens.get();
     let text = if arguments.chat {
@@ -142,7 +138,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let new = generate(&backbone, adapter.as_ref(), &request, |token| {
         sent = stream.push(token).and_then(|text| {
             generated += text;
-            if arguments.json { Ok(Reader::Listens) } else { print(text) }
+            if arguments.report.json { Ok(Reader::Listens) } else { print(text) }
         });
         matches!(sent, Ok(Reader::Listens))
     })
@@ -162,7 +158,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         seconds,
         tokens_per_second: new.len() as f64 / seconds,
     };
-    if arguments.json {
+    if arguments.report.json {
         print_json(&report)?;
     } else {
         print(&format!("{rest}\n"))?;

@@ -1,15 +1,13 @@
 //! `zofo merge`.
 
-use crate::arguments::{Dtype, path, set_threads};
+use crate::arguments::{Dtype, JsonArgument, ModelArgument, ThreadsArgument, path};
 use crate::errors::Error;
 use crate::model;
-use crate::output::{print, print_json};
 use crate::progress::{Messenger, display};
 use burn::tensor::Device;
 use clap::Args;
 use serde::Serialize;
 use std::fs;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use zofo::hf::WeightDtype;
 use zofo::peft::merge;
@@ -22,10 +20,8 @@ The result is a plain model: it needs no adapter any more.
 Example:
   zofo merge --model runs/demo/backbone --adapter runs/demo/adapter -o merged")]
 pub struct Arguments {
-    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
-    /// org/name/file.gguf[@revision].
-    #[arg(long, value_parser = path())]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgument,
     /// A PEFT folder with a LoRA block, or one of the Hugging Face Hub: org/name[@revision].
     #[arg(long, value_parser = path())]
     adapter: PathBuf,
@@ -36,12 +32,10 @@ pub struct Arguments {
     /// every value of f16 and of quantised GGUF files. The sum is computed in 32 bits.
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// Threads; one per core if not given. The result does not depend on it.
-    #[arg(long)]
-    threads: Option<NonZeroUsize>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    threads: ThreadsArgument,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 /// What `--json` prints.
@@ -57,9 +51,9 @@ struct Report<'a> {
 
 /// Merges a block into a model.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    set_threads(arguments.threads)?;
+    arguments.threads.set()?;
     let messenger = Messenger::new();
-    let files = model::open(&arguments.model, &messenger)?;
+    let files = arguments.model.open(&messenger)?;
     let output = &arguments.output;
     // Its weights are mapped while the output is written.
     if let (Ok(source), Ok(target)) = (fs::canonicalize(files.source_path()), fs::canonicalize(output))
@@ -80,10 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     ended?;
     let weights = files.parameters().len();
     let merged = files.parameters().filter(|(name, _)| adapter.adapts(name)).count();
-    if arguments.json {
-        print_json(&Report { merged, weights, dtype, output })
-    } else {
-        print(&format!("{}: the adapter is in {merged} of {weights} weights, stored as {dtype}\n", output.display()))
-    }?;
-    Ok(())
+    arguments.report.print(&Report { merged, weights, dtype, output }, || {
+        format!("{}: the adapter is in {merged} of {weights} weights, stored as {dtype}\n", output.display())
+    })
 }

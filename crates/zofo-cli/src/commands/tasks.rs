@@ -1,6 +1,6 @@
 //! `zofo tasks`.
 
-use crate::arguments::{path, with_home};
+use crate::arguments::{JsonArgument, path, with_home};
 use crate::data;
 use crate::errors::Error;
 use crate::model;
@@ -33,9 +33,8 @@ Examples:
 pub struct Arguments {
     #[command(subcommand)]
     action: Option<Action>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,15 +58,14 @@ struct Show {
     /// Which of the task's templates to use, by its name in the task file.
     #[arg(long, value_name = "NAME", default_value_t)]
     template: TemplateName,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 /// Lists tasks, or shows one.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     match &arguments.action {
-        None => list(arguments.json),
+        None => list(arguments.report.json),
         Some(Action::Show(arguments)) => show(arguments),
     }
 }
@@ -188,8 +186,7 @@ fn show(arguments: &Show) -> Result<(), Error> {
         templates: task.templates().map(|template| template.name().clone()).collect(),
         examples,
     };
-    if arguments.json { print_json(&report) } else { print(&report.describe()) }?;
-    Ok(())
+    arguments.report.print(&report, || report.describe())
 }
 
 fn render(task: &Task, examples: &[Example], arguments: &Show) -> Result<Vec<ExampleReport>, Error> {

@@ -70,6 +70,15 @@ pub enum StoredDtype {
 }
 
 impl StoredDtype {
+    /// Bytes of so many values, which are whole blocks.
+    pub(super) const fn bytes_of(self, values: usize) -> usize {
+        match self {
+            Self::F32 => 4 * values,
+            Self::F16 | Self::Bf16 => 2 * values,
+            Self::Quantized(kind) => values / kind.block_len() * kind.block_bytes(),
+        }
+    }
+
     /// Whether the file's bytes are those of a tensor of type `dtype`.
     pub(super) fn is_stored_as(self, dtype: WeightDtype) -> bool {
         matches!((self, dtype), (Self::F32, WeightDtype::F32) | (Self::Bf16, WeightDtype::Bf16))

@@ -251,6 +251,25 @@ impl ModelFiles {
         }
     }
 
+    /// How much of the files is read to [`load`](Self::load) all weights as `dtype`: the stored bytes of those that have
+    /// to be converted. Their pages stay mapped beside the weights that were made of them.
+    ///
+    /// # Errors
+    /// As [`stored_dtype`](Self::stored_dtype).
+    pub fn converted_bytes(&self, dtype: WeightDtype) -> Result<usize, HfError> {
+        if let Weights::Random(_) = self.weights {
+            return Ok(0);
+        }
+        let mut bytes = 0;
+        for (name, shape) in self.parameters() {
+            let stored = self.stored_dtype(name)?;
+            if !stored.is_stored_as(dtype) {
+                bytes += stored.bytes_of(shape.iter().product());
+            }
+        }
+        Ok(bytes)
+    }
+
     /// The type that a copy of the model is kept in if nothing else is asked for: bf16 where all matrices are stored so,
     /// and else f32, which has every value of half precision and of the quantised blocks of GGUF files. Norms and
     /// biases, which some files keep in f32 beside bf16 matrices, do not decide.

@@ -11,6 +11,7 @@ mod error;
 mod finish;
 mod folder;
 mod inputs;
+mod memory;
 mod metrics;
 mod plan;
 mod progress;

@@ -2,9 +2,9 @@
 
 use super::config::{Compute, Config};
 use super::inputs::Inputs;
-use crate::hf::WeightDtype;
-use crate::model::config::Layer;
-use crate::model::{Backbone, Batch, DecoderConfig};
+use super::memory;
+use crate::hf::{HfError, WeightDtype};
+use crate::model::{Backbone, Batch};
 use crate::peft::Adapter;
 use crate::train::loss::{loss, loss_gradients};
 use crate::zo::optimizer::BackboneOptimizer;
@@ -84,13 +84,16 @@ impl Speed {
 }
 
 impl Plan {
+    /// # Errors
+    ///
+    /// Those of [`memory::peak`].
     pub(super) fn new(
         config: &Config,
         inputs: &Inputs,
         backbone_parameters: usize,
-        adapter_parameters: usize,
+        adapter: &Adapter,
         speed: Speed,
-    ) -> Self {
+    ) -> Result<Self, HfError> {
         let method = &config.method;
         let mean = |examples: &[crate::task::EncodedExample]| {
             let tokens = Batch::answers(examples.iter().map(|e| e.gold_row())).tokens();
@@ -112,12 +115,12 @@ impl Plan {
                 Bytes(bytes)
             ));
         }
-        Self {
+        Ok(Self {
             model: config.model.path.display().to_string(),
             dtype: config.model.dtype,
             compute: config.model.compute,
             backbone_parameters,
-            adapter_parameters,
+            adapter_parameters: adapter.len(),
             task: format!("{} (template {})", config.data.task, config.data.template),
             examples: [inputs.inner.len(), inputs.outer.len(), inputs.validation.len(), inputs.evaluation.len()],
             truncation: inputs.truncation.to_string(),
@@ -127,13 +130,7 @@ impl Plan {
             tokens_per_batch: [inner_batch, f],
             forward_passes: steps + 2 + 6,
             backward_passes: steps + 2,
-            peak_memory: peak_memory(
-                config,
-                inputs,
-                backbone_parameters,
-                adapter_parameters,
-                PassTokens { gradient: inner_batch.max(f + p), forward: forward_tokens.max(EVALUATION_TOKENS) },
-            ),
+            peak_memory: memory::peak(config, inputs, adapter)?,
             seconds_per_step,
             max_steps: config.run.max_steps,
             max_minutes: config.run.max_minutes,
@@ -141,54 +138,8 @@ impl Plan {
             output: config.run.output.display().to_string(),
             unused_keys: config.unused_keys().to_vec(),
             warnings,
-        }
+        })
     }
-}
-
-/// Tokens that an evaluation feeds at once.
-const EVALUATION_TOKENS: f64 = 2048.0;
-
-/// Tokens of the largest pass of each kind.
-struct PassTokens {
-    /// With gradients.
-    gradient: f64,
-    /// Without.
-    forward: f64,
-}
-
-/// Weights, the activations that the larger of both kinds of passes keeps, the blocks with their optimizers, and the
-/// program itself.
-fn peak_memory(
-    config: &Config,
-    inputs: &Inputs,
-    backbone_parameters: usize,
-    adapter_parameters: usize,
-    tokens: PassTokens,
-) -> u64 {
-    /// The program, the tokenizer and the encoded data.
-    const BASE: f64 = 60e6;
-    let model = inputs.files.config();
-    let bytes_per_weight = config.model.dtype.size();
-    let adam = config.outer.optimizer == BackboneOptimizer::Adam;
-    let weights = backbone_parameters * (bytes_per_weight + if adam { 8 } else { 0 });
-    // p, s, their gradient, two moments each, and the best pair.
-    let blocks = adapter_parameters * 4 * 9;
-    let activations = (tokens.gradient * saved_per_token(model)).max(tokens.forward * transient_per_token(model));
-    (weights as f64 + blocks as f64 + activations + BASE) as u64
-}
-
-/// Bytes that back-propagation keeps per token: in every block both norms' inputs and the first one's output, q, k and v
-/// before and after rotation, the attention's output, and what goes into the activation.
-fn saved_per_token(model: &DecoderConfig) -> f64 {
-    let (q, kv) = (model.heads * model.head_dim, model.kv_width());
-    let of_block = |layer: &Layer| 3 * model.hidden + 3 * q + 3 * kv + layer.mlp.up.width();
-    4.0 * model.layers.iter().map(of_block).sum::<usize>() as f64 + transient_per_token(model)
-}
-
-/// Bytes that one block needs per token while it runs.
-fn transient_per_token(model: &DecoderConfig) -> f64 {
-    let of_block = |layer: &Layer| 4 * model.hidden + 2 * layer.mlp.up.width();
-    4.0 * model.layers.iter().map(of_block).max().unwrap_or_default() as f64
 }
 
 /// A number of bytes for people.

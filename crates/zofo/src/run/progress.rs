@@ -19,7 +19,7 @@ pub struct Score {
 pub struct StepRecord {
     /// Outer steps so far.
     pub step: u64,
-    /// a = F(θ,p;B_f).
+    /// a = F(θ,p;B_f), like b and c without dropout; at which θ, [`StepReport`](crate::train::bilevel::StepReport) says.
     pub a: f64,
     /// b = F(θ,p;B_p).
     pub b: f64,
@@ -39,7 +39,7 @@ pub struct StepRecord {
     /// Why θ was not moved, if it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
-    /// F(θ,s;B) before the last inner step.
+    /// F(θ,s;B) before the last inner step, under its dropout.
     pub inner_loss: f64,
     /// Learning rates of s, p and θ.
     pub learning_rates: [f64; 3],

@@ -142,7 +142,7 @@ pub fn plan(config: &Config, observer: &mut dyn Observer) -> Result<Plan, RunErr
     let backbone = inputs.backbone(config)?;
     let (adapter, _) = blocks::new(config, &inputs, &backbone)?;
     let speed = Speed::measure(&backbone, &adapter, &batches.inner());
-    Ok(Plan::new(config, &inputs, backbone.len(), adapter.len(), speed))
+    Ok(Plan::new(config, &inputs, backbone.len(), &adapter, speed)?)
 }
 
 fn check(config: &Config) -> Result<(), RunError> {
@@ -199,8 +199,8 @@ impl<'a> Session<'a> {
     fn plan(&self) -> Result<Plan, RunError> {
         let batch = RunBatches::new(self.inputs, self.config)?.inner();
         let speed = Speed::measure(&self.method.backbone, &self.method.adapter, &batch);
-        let (backbone, adapter) = (self.method.backbone.len(), self.method.adapter.len());
-        Ok(Plan::new(self.config, self.inputs, backbone, adapter, speed))
+        let (backbone, adapter) = (self.method.backbone.len(), &self.method.adapter);
+        Ok(Plan::new(self.config, self.inputs, backbone, adapter, speed)?)
     }
 
     /// Trains to the end. False if it was interrupted, with everything saved.

@@ -63,9 +63,10 @@ pub struct Bilevel {
 pub struct StepReport {
     /// F(θ, s; B) before each of the T inner steps.
     pub inner_losses: Vec<f64>,
-    /// a = F(θ, p; B_f).
+    /// a = F(θ, p; B_f), without dropout as b and c: at θ, from the pass that p's gradient comes from; where p has
+    /// dropout, which that pass has masks of, the mean of both signs.
     pub a: f64,
-    /// b = F(θ, p; B_p).
+    /// b = F(θ, p; B_p), as a.
     pub b: f64,
     /// c = F(θ, s; B_p), the mean of both signs.
     pub c: f64,
@@ -107,8 +108,12 @@ pub enum StepError {
 }
 
 impl Bilevel {
-    /// One outer step, θ along ±`direction`. Where p and s have dropout, their gradients, and the losses a, b and of the
-    /// inner steps that come with them, are those under masks from `dropout_seed`; the slope of θ is without.
+    /// One outer step, θ along ±`direction`.
+    ///
+    /// Where p and s have dropout, their gradients, and the losses of the inner steps that come with them, are those
+    /// under masks from `dropout_seed`. The slope of θ is without, and so are a, b and c, which can therefore be
+    /// compared. That is the custom: `model.train()` for gradients, and `model.eval()` for the forward passes of MeZO's
+    /// code (`zo_forward` in Malladi et al.'s repository), where masks would only add noise to a difference.
     pub fn step(
         &mut self,
         direction: BackboneDirection,
@@ -131,16 +136,21 @@ impl Bilevel {
         let terms = [(1.0, &b_f), (self.penalty, &b_p)];
         let seed = SplitMix64::keyed(dropout_seed, "p", 0).next_u64();
         let (ab, gradients) = loss_gradients_with_dropout(&self.backbone, &self.adapter, &terms, seed);
-        let (a, b) = (finite("a = F(θ,p;B_f)", ab[0])?, finite("b = F(θ,p;B_p)", ab[1])?);
+        let [mut a, mut b] = [finite("a = F(θ,p;B_f)", ab[0])?, finite("b = F(θ,p;B_p)", ab[1])?];
 
         // 3. g = (G(θ + εz) − G(θ − εz)) / 2ε at (θ_k, p_k, s_{k+1}).
-        let mut c = 0.0;
+        let mut means = [0.0; 3];
         let estimate = Spsa { eps: self.eps }.slope(direction.clone(), |view| {
             let parts = self.objective_parts(&b_f, &b_p);
             let both = losses(&self.backbone, &parts, view);
-            c = both.iter().map(|abc| abc[2]).sum::<f64>() / 2.0;
+            means = [0, 1, 2].map(|term| (both[0][term] + both[1][term]) / 2.0);
             [0, 1].map(|sign| self.objective(&both[sign]))
         });
+
+        let c = means[2];
+        if self.adapter.has_dropout() {
+            [a, b] = [means[0], means[1]];
+        }
 
         // 4. p ← Opt_p(p, its gradient);  θ ← Opt_θ(θ, g·z).
         let adapter = self.adapter_optimizer.step(&self.adapter, gradients, rates.adapter);

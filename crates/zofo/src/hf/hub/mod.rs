@@ -27,6 +27,7 @@ mod files;
 mod id;
 mod locate;
 mod progress;
+mod retry;
 mod settings;
 mod snapshot;
 mod transfer;
