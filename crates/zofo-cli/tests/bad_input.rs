@@ -24,7 +24,7 @@ fn configurations() {
     refused("--set outer.eps=-1e-3", &["`outer.eps`", "above 0"]);
     refused("--set inner.lr=nan", &["`inner.lr`", "above 0"]);
     refused("--set outer.optimizer=rmsprop", &["`outer.optimizer`", "did you mean \"rms\""]);
-    refused("--set model.compute=bf16", &["model.compute", "not supported"]);
+    refused("--set model.compute=f16", &["`model.compute`", "\"f32\", \"bf16\""]);
     refused("--set run.device=cuda", &["cuda", "supports: cpu"]);
     refused("--set peft.targets=[\"qproj\"]", &["`qproj`", "q_proj"]);
     refused("--set outer.optimizer=adam --set model.dtype=bf16", &["adam", "bf16"]);
