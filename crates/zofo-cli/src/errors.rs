@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::iter;
 use std::process::ExitCode;
 use zofo::bench::BenchError;
+use zofo::eval::GenerationError;
 use zofo::hf::HfError;
 use zofo::hf::hub::HubError;
 use zofo::peft::MergeError;
@@ -159,7 +160,8 @@ fn exit_code(error: &Error) -> u8 {
             RunError::Journal(JournalError::Io { action, .. }) if *action != "read" => OTHER,
             RunError::Journal(JournalError::Exists { .. }) => USAGE,
             RunError::Journal(_) => INPUT,
-            RunError::Diverged { .. } => DIVERGED,
+            RunError::Diverged { .. } | RunError::Answers { source: GenerationError::NotFinite { .. }, .. } => DIVERGED,
+            RunError::Answers { source: GenerationError::Decode(_), .. } => INPUT,
             RunError::Busy { .. } | RunError::File(_) | RunError::Io { .. } => OTHER,
         },
     }

@@ -122,10 +122,11 @@ fn losses(record: &StepRecord) -> String {
 fn evaluation_line(record: &EvaluationRecord) -> String {
     let EvaluationRecord { step, p, s, noise_floor, .. } = record;
     format!(
-        "validation after step {step}: p {:.3} (loss {:.4}), s {:.3} (loss {:.4}), noise floor of g {noise_floor:.1e}{}",
-        p.accuracy,
+        "validation after step {step}: {} p {:.3} (loss {:.4}), s {:.3} (loss {:.4}), noise floor of g {noise_floor:.1e}{}",
+        p.metric,
+        p.value,
         p.loss,
-        s.accuracy,
+        s.value,
         s.loss,
         if record.best { ", best so far" } else { "" }
     )

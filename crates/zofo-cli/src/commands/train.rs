@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zofo::run::config::{Config, Keep};
-use zofo::run::{Outcome, RunError, Start, Summary, train};
+use zofo::run::{FinalScore, Outcome, RunError, Score, Start, Summary, train};
 
 /// Arguments of `zofo train`.
 #[derive(Debug, Args)]
@@ -96,10 +96,11 @@ fn train_in(folder: &Path, keep: Keep, start: Start, report: &JsonArgument) -> R
 
 /// The summary for people.
 fn describe(summary: &Summary, keep: Keep) -> String {
-    let mut rows = vec![["", "accuracy", "loss", "examples"].map(str::to_owned).to_vec()];
-    rows.extend(summary.scores.iter().map(|score| {
-        let (accuracy, loss) = (score.score.accuracy, score.score.loss);
-        vec![score.name.to_owned(), format!("{accuracy:.4}"), format!("{loss:.4}"), score.examples.to_string()]
+    let metric = summary.scores.first().map_or("", |score| score.score.metric.as_str());
+    let mut rows = vec![["", metric, "loss", "examples"].map(str::to_owned).to_vec()];
+    rows.extend(summary.scores.iter().map(|FinalScore { name, score, examples }| {
+        let Score { value, loss, .. } = score;
+        vec![(*name).to_owned(), format!("{value:.4}"), format!("{loss:.4}"), examples.to_string()]
     }));
     let why = match keep {
         Keep::Best => "the best on the validation part",

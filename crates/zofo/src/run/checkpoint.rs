@@ -19,7 +19,7 @@ use std::path::Path;
 /// Key of the state in the file's metadata.
 const STATE: &str = "zofo";
 /// Version of the file's content.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Where the best evaluation was, and what it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,15 +27,16 @@ pub(super) struct Best {
     pub(super) step: u64,
     /// How many updates of the journal lead to its θ.
     pub(super) journal_records: u64,
-    /// Of the block that `method.keep` names.
-    pub(super) accuracy: f64,
+    /// The task's measure, of the block that `method.keep` names.
+    pub(super) value: f64,
     pub(super) loss: f64,
 }
 
 impl Best {
-    /// Whether a score beats this one: higher accuracy, or the same with a lower loss.
+    /// Whether a score beats this one: a better value, or the same with a lower loss.
     pub(super) fn is_beaten_by(&self, score: &Score) -> bool {
-        score.accuracy > self.accuracy || score.accuracy == self.accuracy && score.loss < self.loss
+        let Score { metric, value, loss } = *score;
+        metric.is_better(value, self.value) || value == self.value && loss < self.loss
     }
 }
 

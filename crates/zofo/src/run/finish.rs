@@ -5,15 +5,14 @@ use super::config::{Config, KeepAdapter};
 use super::error::{Place, RunError};
 use super::folder::RunFolder;
 use super::inputs::Inputs;
+use super::judge::Judged;
 use super::metrics::Metrics;
 use super::progress::{Observer, Score};
 use super::replay;
 use super::snapshot::{self, SnapshotReference};
-use crate::eval::evaluate;
 use crate::hf::atomic::write_file_atomically;
 use crate::model::Backbone;
 use crate::peft::Adapter;
-use crate::train::bilevel::finite;
 use crate::zo::journal::Journal;
 use crate::zo::update::BackboneUpdater;
 use serde::Serialize;
@@ -101,15 +100,8 @@ pub(super) fn finish(
     let mut scores = Vec::new();
     let step = kept.step;
     let mut score = |name: &'static str, backbone: &Backbone, adapter: Option<&Adapter>| -> Result<(), RunError> {
-        let progress = |done| observer.evaluating(name, done, examples.len());
-        let result = evaluate(backbone, adapter, examples, progress);
-        let loss = finite(name, result.loss()).map_err(|source| RunError::Diverged {
-            place: Place::Results(step),
-            output: folder.path().to_owned(),
-            source,
-            results: None,
-        })?;
-        let score = Score { accuracy: result.accuracy(), loss };
+        let judged = Judged { what: name, loss: name, place: Place::Results(step), output: folder.path() };
+        let score = inputs.judge.score(backbone, adapter, examples, judged, observer)?;
         scores.push(FinalScore { name, score, examples: examples.len() });
         Ok(())
     };

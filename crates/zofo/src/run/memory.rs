@@ -48,7 +48,7 @@ pub(super) fn peak(config: &Config, inputs: &Inputs, adapter: &Adapter) -> Resul
         (tokens + batches * in_rows) * kept_per_token(model, adapter) + batches * in_cache * kept_per_key(model)
     };
     let gradient = kept(inner_step).max(kept((f + p, 2.0))) + block;
-    let evaluation = [&inputs.validation, &inputs.evaluation].map(|examples| Rows::of(examples).total());
+    let evaluation = [&inputs.validation, &inputs.evaluation].map(|held_out| Rows::of(&held_out.examples).total());
     let evaluation = evaluation[0].max(evaluation[1]).min(EVALUATION_TOKENS) + in_rows;
     let forward = evaluation.max(2.0 * (f + 2.0 * p + 3.0 * in_rows)) * transient_per_token(model);
     let checkpoint = IN_CHECKPOINT as f64 * block;

@@ -118,7 +118,7 @@ choices! {
 choices! {
     /// Which step's weights are saved.
     pub enum Keep {
-        /// The step with the best validation accuracy.
+        /// The step that the task's measure finds the best on the validation part; of equal ones that with the lowest loss.
         Best = "best",
         /// The last step.
         Last = "last",

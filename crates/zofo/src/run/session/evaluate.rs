@@ -1,16 +1,16 @@
 //! Evaluation in the course of training: which step is the best, and how noisy the slope is.
 
 use super::Session;
-use crate::eval::evaluate;
 use crate::model::Part;
 use crate::peft::Adapter;
 use crate::run::checkpoint::Best;
 use crate::run::config::KeepAdapter;
 use crate::run::error::{Place, RunError};
 use crate::run::inputs::RunBatches;
+use crate::run::judge::Judged;
 use crate::run::progress::{EvaluationRecord, Observer, Score};
 use crate::task::SplitMix64;
-use crate::train::bilevel::{Batches, finite};
+use crate::train::bilevel::Batches;
 use crate::train::loss::losses;
 use crate::zo::Perturbation;
 use crate::zo::estimator::{loss_noise, noise_floor};
@@ -44,12 +44,8 @@ impl Session<'_> {
         };
         let is_best = self.best.as_ref().is_none_or(|(best, ..)| best.is_beaten_by(&kept));
         if is_best {
-            let best = Best {
-                step: self.step,
-                journal_records: self.journal.records(),
-                accuracy: kept.accuracy,
-                loss: kept.loss,
-            };
+            let best =
+                Best { step: self.step, journal_records: self.journal.records(), value: kept.value, loss: kept.loss };
             self.best = Some((best, self.method.adapter.clone(), self.method.shadow.clone()));
         }
         self.evaluated = Some(self.step);
@@ -74,16 +70,9 @@ impl Session<'_> {
         adapter: &Adapter,
         observer: &mut dyn Observer,
     ) -> Result<Score, RunError> {
-        let examples = &self.inputs.validation;
-        let progress = |done| observer.evaluating(what, done, examples.len());
-        let evaluation = evaluate(&self.method.backbone, Some(adapter), examples, progress);
-        let loss = finite(loss, evaluation.loss()).map_err(|source| RunError::Diverged {
-            place: Place::Validation(self.step),
-            output: self.folder.path().to_owned(),
-            source,
-            results: None,
-        })?;
-        Ok(Score { accuracy: evaluation.accuracy(), loss })
+        let judged = Judged { what, loss, place: Place::Validation(self.step), output: self.folder.path() };
+        let (judge, examples) = (&self.inputs.judge, &self.inputs.validation);
+        judge.score(&self.method.backbone, Some(adapter), examples, judged, observer)
     }
 
     /// δ of F(θ, p; B) on the first penalty batch of the run, always the same one.
