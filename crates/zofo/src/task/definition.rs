@@ -114,7 +114,7 @@
 //!
 //! A task of kind `"chat"` has no fields, label and templates: its rows are in one of the forms that
 //! [`messages`](super::chat::messages) reads, and the model's chat template makes texts of them, in which what the
-//! assistant says counts. Templates are then these names ([`ChatStyle`](super::chat::ChatStyle)): `prompt`, of the
+//! assistant says counts. Templates are then these names ([`ChatStyle`]): `prompt`, of the
 //! model's chat template (or, where it has none, Alpaca's plain form for rows with an `instruction`); `last`, the same,
 //! but only the last answer counts; and `alpaca`, Alpaca's plain form. So a task for a data set of one's own is
 //!
@@ -319,7 +319,7 @@ impl Task {
         (!self.classes.is_empty()).then_some(self.classes.len())
     }
 
-    /// The templates, by name. Conversations have none here: see [`ChatStyle`](super::chat::ChatStyle).
+    /// The templates, by name. Conversations have none here: see [`ChatStyle`].
     pub fn templates(&self) -> impl Iterator<Item = &Template> {
         self.templates.values()
     }

@@ -1,5 +1,6 @@
 """What transformers makes of conversations by the templates in `templates/`, in the manner of published ones."""
 
+import json
 import re
 from pathlib import Path
 from shutil import copy
@@ -69,7 +70,7 @@ def write_chats(directory: Path, templates: Path) -> None:
     ]
     assert sum(mask["answers"] is None for mask in masks) >= 1
     assert any(mask["answers"] and len(mask["answers"]) > 1 for mask in masks)
-    write_json(directory / "answers.json", masks)
+    (directory / "answers.json").write_text("[\n" + ",\n".join(json.dumps(mask) for mask in masks) + "\n]\n")
     write_json(
         directory / "expected.json", {"special_tokens": TOKENS, "conversations": CONVERSATIONS, "cases": cases}
     )
