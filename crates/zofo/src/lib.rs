@@ -3,8 +3,8 @@
 //!
 //! Where to look: [`train::bilevel`] is the algorithm; [`zo`] estimates slopes and moves the backbone; [`peft`] is the
 //! small block that is trained with exact gradients; [`model`] is the decoder; [`hf`] reads and writes Hugging Face files;
-//! [`bench`] times it all; [`data`] reads rows from files; [`task`] turns rows of data into token sequences; [`eval`] scores and generates; [`run`] is everything around a
-//! training run.
+//! [`data`] reads rows from files; [`task`] turns rows of data into token sequences; [`eval`] scores and generates;
+//! [`run`] is everything around a training run; [`mod@bench`] times it all.
 
 #![forbid(unsafe_code)]
 
