@@ -71,6 +71,8 @@ pub(super) struct WeightMatrix<'a> {
     view: &'a WeightView,
     pub(super) columns: usize,
     pub(super) rows: usize,
+    /// Whether values are read as the nearest bf16.
+    rounded: bool,
 }
 
 impl<'a> WeightMatrix<'a> {
@@ -84,7 +86,12 @@ impl<'a> WeightMatrix<'a> {
             other => panic!("weights are stored as f32 or bf16, not {other:?}"),
         };
         let values = values.expect("weights are contiguous");
-        Self { values, view, columns, rows }
+        Self { values, view, columns, rows, rounded: false }
+    }
+
+    /// The same matrix with every value rounded to bf16, for kernels that multiply in f32.
+    pub(super) fn rounded(self) -> Self {
+        Self { rounded: !self.is_exact_bf16(), ..self }
     }
 
     /// Number of weights that are read at once: 2 for a pair, else 1.
@@ -100,18 +107,26 @@ impl<'a> WeightMatrix<'a> {
     /// `len` stored values of a row, if they can be used as they are.
     pub(super) fn borrow<W: Stored>(&self, row: usize, column: usize, len: usize) -> Option<&'a [W]> {
         let start = row * self.columns + column;
-        let WeightView::Exact = self.view else { return None };
+        if self.rounded || !matches!(self.view, WeightView::Exact) {
+            return None;
+        }
         W::stored(self.values).map(|values| &values[start..start + len])
     }
 
     /// Writes `len` elements of a row, as every sign sees them, to `out[sign]`. `out[1]` is left alone
     /// unless the view is a pair.
-    pub(super) fn read(&self, row: usize, column: usize, out: [&mut [f32]; 2]) {
+    pub(super) fn read(&self, row: usize, column: usize, [first, second]: [&mut [f32]; 2]) {
         let start = row * self.columns + column;
-        let end = start + out[0].len();
+        let end = start + first.len();
         match self.values {
-            Values::F32(values) => read(self.view, start, &values[start..end], out),
-            Values::Bf16(values) => read(self.view, start, &values[start..end], out),
+            Values::F32(values) => read(self.view, start, &values[start..end], [first, second]),
+            Values::Bf16(values) => read(self.view, start, &values[start..end], [first, second]),
+        }
+        if self.rounded {
+            round::in_place(first);
+            if self.signs() == 2 {
+                round::in_place(second);
+            }
         }
     }
 }

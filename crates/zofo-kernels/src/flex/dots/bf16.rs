@@ -1,8 +1,8 @@
 //! Dot products with weights in bf16.
 //!
-//! Where the CPU multiplies bf16, both operands are that. Elsewhere x is held in f32 (rounded, if products are to be those of
-//! bf16) and the weight is widened in registers: of two neighbours in a 32-bit lane, a shift gives the one and a mask the
-//! other. For that, x is arranged in blocks of two vectors, its even elements first.
+//! Where the CPU multiplies bf16 and products are to be those of bf16, both operands are that. Elsewhere x is held in f32 and
+//! the weight is widened in registers: of two neighbours in a 32-bit lane, a shift gives the one and a mask the other. For
+//! that, x is arranged in blocks of two vectors, its even elements first.
 
 use super::run;
 use crate::flex::round;
@@ -18,21 +18,16 @@ use {
     std::arch::x86_64::*,
 };
 
-/// x·Wᵀ, both rounded to bf16.
-pub(super) fn product(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
-    #[cfg(target_arch = "x86_64")]
-    if isa.set() == Set::Avx512Bf16 {
-        let mut rounded = vec![bf16::ZERO; x.len()];
-        round::to_bf16(x, &mut rounded);
-        // SAFETY: an `Isa` proves that the CPU has the features of its set; all rows have one length.
-        return run(&rounded, weight, |x: [&[bf16]; 6], w: [&[bf16]; 4]| unsafe { avx512_bf16(x, w) });
-    }
-    let mut rounded = x.to_vec();
-    round::in_place(&mut rounded);
-    product_widened(isa, &rounded, weight)
+/// x·Wᵀ, both rounded to bf16, on a CPU that multiplies that.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn product(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
+    let mut rounded = vec![bf16::ZERO; x.len()];
+    round::to_bf16(x, &mut rounded);
+    // SAFETY: the caller's instruction set is the one with these features; all rows have one length.
+    run(&rounded, weight, |x: [&[bf16]; 6], w: [&[bf16]; 4]| unsafe { avx512_bf16(x, w) })
 }
 
-/// x·Wᵀ with x in f32.
+/// x·Wᵀ with x in f32 and a weight that is read as the bf16 that it is.
 pub(super) fn product_widened(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     match isa.set() {
         Set::Portable => run(x, weight, portable),

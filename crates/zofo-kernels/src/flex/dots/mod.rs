@@ -1,8 +1,8 @@
 //! x·Wᵀ as dot products of rows: both operands lie in memory as they are multiplied, so nothing is packed.
 //!
 //! A register block computes the products of a few rows of x with a few rows of W, with vectors along the depth. A weight that
-//! needs no change is read where it is, bf16 being widened in registers; a perturbed or rounded one is formed once per unit of
-//! work in a buffer of the thread. That makes it faster than packing, most so where it matters here: with few rows per weight.
+//! needs no change is read where it is; one that is perturbed, rounded or widened is formed once per unit of work in a
+//! buffer of the thread. That makes it faster than packing, most so where it matters here: with few rows per weight.
 //!
 //! The work is cut into units by the shape alone, and every dot product runs over the whole depth in one fixed order, so
 //! results do not depend on the number of threads.
@@ -11,9 +11,12 @@ mod bf16;
 mod f32;
 
 use super::columns::SharedColumns;
+use super::round;
 use super::weight::{Stored, WeightMatrix};
 use crate::compute::Compute;
 use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Set;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -31,11 +34,23 @@ pub(super) fn product(x: &[f32], weight: &WeightMatrix, compute: Compute) -> Vec
 }
 
 fn product_with(isa: Isa, x: &[f32], weight: &WeightMatrix, compute: Compute) -> Vec<f32> {
-    let rows = x.len() / weight.columns;
     match compute {
-        Compute::F32 if rows <= WIDENED_ROWS && weight.is_exact_bf16() => bf16::product_widened(isa, x, weight),
-        Compute::F32 => f32::product(isa, x, weight),
-        Compute::Bf16 => bf16::product(isa, x, weight),
+        Compute::F32 => product_in_f32(isa, x, weight),
+        #[cfg(target_arch = "x86_64")]
+        Compute::Bf16 if isa.set() == Set::Avx512Bf16 => bf16::product(x, weight),
+        Compute::Bf16 => {
+            let mut x = x.to_vec();
+            round::in_place(&mut x);
+            product_in_f32(isa, &x, &weight.rounded())
+        }
+    }
+}
+
+fn product_in_f32(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
+    if x.len() / weight.columns <= WIDENED_ROWS && weight.is_exact_bf16() {
+        bf16::product_widened(isa, x, weight)
+    } else {
+        f32::product(isa, x, weight)
     }
 }
 
@@ -126,7 +141,6 @@ impl<X, W> Tile<'_, X, W> {
 mod tests {
     use super::*;
     use crate::direction::{Direction, ParameterId};
-    use crate::flex::round;
     use crate::view::{Noise, WeightView};
     use burn::tensor::TensorData;
     use burn_flex::FlexTensor;

@@ -1,8 +1,7 @@
 //! The micro-kernels of x·W, and how they want their operands packed.
 
-use crate::flex::round;
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::*;
+use {crate::flex::round, std::arch::x86_64::*};
 
 /// What a packed panel holds for every row or column: one step of the reduction, or several.
 pub(super) trait Packed: Copy + Default + Send + Sync {
@@ -12,44 +11,12 @@ pub(super) trait Packed: Copy + Default + Send + Sync {
     fn set(&mut self, step: usize, factor: f32);
 }
 
-/// A factor that is multiplied in f32.
-pub(super) trait Factor: Packed {
-    fn factor(self) -> f32;
-}
-
 impl Packed for f32 {
     const STEPS: usize = 1;
 
     #[inline(always)]
     fn set(&mut self, _: usize, factor: f32) {
         *self = factor;
-    }
-}
-
-impl Factor for f32 {
-    #[inline(always)]
-    fn factor(self) -> f32 {
-        self
-    }
-}
-
-/// An f32 that is rounded to bf16.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Rounded(f32);
-
-impl Packed for Rounded {
-    const STEPS: usize = 1;
-
-    #[inline(always)]
-    fn set(&mut self, _: usize, factor: f32) {
-        self.0 = round::nearest(factor);
-    }
-}
-
-impl Factor for Rounded {
-    #[inline(always)]
-    fn factor(self) -> f32 {
-        self.0
     }
 }
 
@@ -73,33 +40,32 @@ impl Packed for Bf16Pair {
 /// Σₖ x\[k\]ᵀ·w\[k\] of an `[depth][R]` and a `[depth][C]` panel.
 pub(super) struct Kernel<P, const R: usize, const C: usize>(pub(super) fn(&[P], &[P]) -> [[f32; C]; R]);
 
-pub(super) fn portable<P: Factor>(x: &[P], weight: &[P]) -> [[f32; 8]; 4] {
-    multiply::<P, 4, 8, false>(x, weight)
+pub(super) fn portable(x: &[f32], weight: &[f32]) -> [[f32; 8]; 4] {
+    multiply::<4, 8, false>(x, weight)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn avx2<P: Factor>(x: &[P], weight: &[P]) -> [[f32; 16]; 6] {
-    multiply::<P, 6, 16, true>(x, weight)
+pub(super) fn avx2(x: &[f32], weight: &[f32]) -> [[f32; 16]; 6] {
+    multiply::<6, 16, true>(x, weight)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-pub(super) fn avx512<P: Factor>(x: &[P], weight: &[P]) -> [[f32; 32]; 12] {
-    multiply::<P, 12, 32, true>(x, weight)
+pub(super) fn avx512(x: &[f32], weight: &[f32]) -> [[f32; 32]; 12] {
+    multiply::<12, 32, true>(x, weight)
 }
 
 /// The body of the micro-kernels in f32. The compiler unrolls it fully and keeps the sums in vector registers.
 #[inline(always)]
-fn multiply<P: Factor, const R: usize, const C: usize, const FMA: bool>(x: &[P], weight: &[P]) -> [[f32; C]; R] {
+fn multiply<const R: usize, const C: usize, const FMA: bool>(x: &[f32], weight: &[f32]) -> [[f32; C]; R] {
     let mut sum = [[0.0f32; C]; R];
     let (x, _) = x.as_chunks::<R>();
     let (weight, _) = weight.as_chunks::<C>();
     for (x, weight) in x.iter().zip(weight) {
         for i in 0..R {
             for j in 0..C {
-                let (x, weight) = (x[i].factor(), weight[j].factor());
-                sum[i][j] = if FMA { x.mul_add(weight, sum[i][j]) } else { sum[i][j] + x * weight };
+                sum[i][j] = if FMA { x[i].mul_add(weight[j], sum[i][j]) } else { sum[i][j] + x[i] * weight[j] };
             }
         }
     }

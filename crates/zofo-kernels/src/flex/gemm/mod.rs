@@ -11,10 +11,11 @@
 mod kernel;
 
 use super::columns::SharedColumns;
+use super::round;
 use super::weight::WeightMatrix;
 use crate::compute::Compute;
 use crate::isa::{Isa, Set};
-use kernel::{Factor, Kernel, Packed, Rounded};
+use kernel::{Kernel, Packed};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -35,21 +36,26 @@ fn product_with(isa: Isa, x: &[f32], weight: &WeightMatrix, compute: Compute) ->
             // SAFETY: an `Isa` proves that the CPU has the features of its set.
             Kernel::<_, 12, 32>(|x, w| unsafe { kernel::avx512_bf16(x, w) }).product(x, weight)
         }
-        (Compute::F32, _) => product_in_f32::<f32>(isa, x, weight),
-        (Compute::Bf16, _) => product_in_f32::<Rounded>(isa, x, weight),
+        (Compute::F32, _) => product_in_f32(isa, x, weight),
+        (Compute::Bf16, _) => {
+            let mut x = x.to_vec();
+            round::in_place(&mut x);
+            product_in_f32(isa, &x, &weight.rounded())
+        }
     }
 }
 
-/// With factors that are multiplied in f32.
-fn product_in_f32<P: Factor>(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
+fn product_in_f32(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     match isa.set() {
-        Set::Portable => Kernel::<P, 4, 8>(kernel::portable).product(x, weight),
+        Set::Portable => Kernel::<f32, 4, 8>(kernel::portable).product(x, weight),
         // SAFETY: an `Isa` proves that the CPU has the features of its set.
         #[cfg(target_arch = "x86_64")]
-        Set::Avx2 => Kernel::<P, 6, 16>(|x, w| unsafe { kernel::avx2(x, w) }).product(x, weight),
-        // SAFETY: as above.
+        Set::Avx2 => Kernel::<f32, 6, 16>(|x, w| unsafe { kernel::avx2(x, w) }).product(x, weight),
         #[cfg(target_arch = "x86_64")]
-        Set::Avx512 | Set::Avx512Bf16 => Kernel::<P, 12, 32>(|x, w| unsafe { kernel::avx512(x, w) }).product(x, weight),
+        Set::Avx512 | Set::Avx512Bf16 => {
+            // SAFETY: as above.
+            Kernel::<f32, 12, 32>(|x, w| unsafe { kernel::avx512(x, w) }).product(x, weight)
+        }
     }
 }
 
@@ -187,7 +193,6 @@ impl Target<'_> {
 mod tests {
     use super::*;
     use crate::direction::{Direction, ParameterId};
-    use crate::flex::round;
     use crate::view::{Noise, WeightView};
     use burn::tensor::TensorData;
     use burn_flex::FlexTensor;
