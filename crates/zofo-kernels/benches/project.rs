@@ -1,4 +1,5 @@
-//! GFLOP/s of the products with a weight, by shape: `cargo bench --workspace --bench project`.
+//! GFLOP/s of the products with a weight, by shape: `cargo bench --workspace --bench project [-- SHAPE]`, where SHAPE is
+//! part of what the table calls one.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -10,16 +11,22 @@ use zofo_kernels::direction::{Direction, Isa, ParameterId};
 use zofo_kernels::{Compute, DecoderOps, Noise, WeightView};
 
 /// Rows, in, out: the projections of SmolLM2-135M for batches of different lengths, and one that fits no cache.
-const SHAPES: [[usize; 3]; 8] = [
+const SHAPES: [[usize; 3]; 11] = [
     [1, 576, 1536],
+    [8, 576, 1536],
     [93, 576, 576],
     [93, 576, 192],
     [93, 576, 1536],
     [93, 1536, 576],
     [560, 576, 1536],
     [560, 1536, 576],
+    [2048, 576, 1536],
+    [2048, 1536, 576],
     [1024, 768, 3072],
 ];
+
+/// Weights in all: more than caches hold, so that they come from memory as those of a model do.
+const WEIGHT_BYTES: usize = 64 << 20;
 
 fn matrix(rows: usize, columns: usize) -> FlexTensor {
     let mut values = vec![0.0; rows * columns];
@@ -27,7 +34,7 @@ fn matrix(rows: usize, columns: usize) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, [rows, columns]))
 }
 
-/// GFLOP/s of the fastest of several runs; as many weights as a model has, so that they come from memory.
+/// GFLOP/s of the fastest of several runs over all weights.
 fn gflops(flops: f64, weights: &[FlexTensor], mut f: impl FnMut(&FlexTensor)) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..5 {
@@ -39,6 +46,8 @@ fn gflops(flops: f64, weights: &[FlexTensor], mut f: impl FnMut(&FlexTensor)) ->
 }
 
 fn main() {
+    // Cargo itself adds `--bench`.
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     println!("{} threads, kernels for {}, GFLOP/s", rayon::current_num_threads(), Isa::best().name());
     let noise = Noise::Generated(Direction::new(2, ParameterId::from_name("w")));
     let formats = [(DType::F32, Compute::F32), (DType::BF16, Compute::F32), (DType::BF16, Compute::Bf16)];
@@ -46,8 +55,12 @@ fn main() {
         println!("\nstored {stored:?}, computed {compute:?}");
         println!("{:>20} {:>8} {:>8} {:>8} {:>8}", "rows×in×out", "w", "w + εz", "both", "x·W");
         for [rows, depth, width] in SHAPES {
+            let shape = format!("{rows}×{depth}×{width}");
+            if filter.as_ref().is_some_and(|filter| !shape.contains(filter)) {
+                continue;
+            }
             let bytes = stored.size() * depth * width;
-            let copies = (200_000_000 / bytes).max(1);
+            let copies = (WEIGHT_BYTES / bytes).max(1);
             let weight = match stored {
                 DType::F32 => matrix(width, depth),
                 _ => Flex::float_cast(matrix(width, depth), FloatDType::BF16),
@@ -68,7 +81,6 @@ fn main() {
             let transposed = gflops(flops, &weights, |w| {
                 Flex::project_transposed(grad.clone(), w.clone(), WeightView::Exact, compute);
             });
-            let shape = format!("{rows}×{depth}×{width}");
             println!("{shape:>20} {exact:8.0} {one:8.0} {pair:8.0} {transposed:8.0}");
         }
     }

@@ -8,8 +8,9 @@ use crate::task::{EncodedCandidate, EncodedExample};
 use crate::zo::Perturbation;
 use std::collections::HashMap;
 
-/// Tokens that are evaluated at once, about. Bounds the activations; the result does not depend on it beyond rounding.
-const TOKENS_PER_BATCH: usize = 2048;
+/// Tokens that are evaluated at once, about: their activations should fit the caches. The result does not depend on it beyond
+/// rounding.
+const TOKENS_PER_BATCH: usize = 512;
 
 /// The scores of one example.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,6 +8,7 @@
 //! The work is cut into units by the shape alone, and a unit is computed by one thread in a fixed order, so results do
 //! not depend on the number of threads.
 
+mod few_rows;
 mod kernel;
 
 use super::columns::SharedColumns;
@@ -22,7 +23,10 @@ use std::ops::Range;
 /// Columns of the result in one unit of work. A multiple of every micro-kernel's width.
 const UNIT: usize = 96;
 /// Depth of a packed block: a panel pair of this depth stays in the first-level cache.
-const DEPTH: usize = 512;
+const DEPTH: usize = 256;
+
+/// Up to so many rows per sign, packing costs more than it saves.
+const FEW_ROWS: usize = 8;
 
 /// y = x·W: x `[rows, out]`, W `[out, in]`, y `[rows, in]`. For a pair, the first half of the rows sees one sign.
 pub(super) fn product(x: &[f32], weight: &WeightMatrix, compute: Compute) -> Vec<f32> {
@@ -32,7 +36,7 @@ pub(super) fn product(x: &[f32], weight: &WeightMatrix, compute: Compute) -> Vec
 fn product_with(isa: Isa, x: &[f32], weight: &WeightMatrix, compute: Compute) -> Vec<f32> {
     match (compute, isa.set()) {
         #[cfg(target_arch = "x86_64")]
-        (Compute::Bf16, Set::Avx512Bf16) => {
+        (Compute::Bf16, Set::Avx512Bf16) if !has_few_rows(x, weight) => {
             // SAFETY: an `Isa` proves that the CPU has the features of its set.
             Kernel::<_, 12, 32>(|x, w| unsafe { kernel::avx512_bf16(x, w) }).product(x, weight)
         }
@@ -46,6 +50,9 @@ fn product_with(isa: Isa, x: &[f32], weight: &WeightMatrix, compute: Compute) ->
 }
 
 fn product_in_f32(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
+    if has_few_rows(x, weight) {
+        return few_rows::product(x, weight);
+    }
     match isa.set() {
         Set::Portable => Kernel::<f32, 4, 8>(kernel::portable).product(x, weight),
         // SAFETY: an `Isa` proves that the CPU has the features of its set.
@@ -57,6 +64,10 @@ fn product_in_f32(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
             Kernel::<f32, 12, 32>(|x, w| unsafe { kernel::avx512(x, w) }).product(x, weight)
         }
     }
+}
+
+fn has_few_rows(x: &[f32], weight: &WeightMatrix) -> bool {
+    x.len() / weight.rows <= FEW_ROWS * weight.signs()
 }
 
 impl<P: Packed, const R: usize, const C: usize> Kernel<P, R, C> {
