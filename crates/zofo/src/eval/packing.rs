@@ -1,6 +1,7 @@
 //! Which examples ride in one pass, and what all of them begin with.
 
-use crate::task::EncodedExample;
+use crate::model::common_len;
+use crate::task::{EncodedCandidate, EncodedExample};
 
 /// A beginning that all examples share is computed once if it has at least this many tokens: demonstrations do.
 const SHORTEST_SHARED: usize = 16;
@@ -30,48 +31,71 @@ pub(super) fn pack(sizes: &[usize], capacity: usize) -> Vec<Vec<usize>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// The number of tokens that an example's candidates take in a pass, of which its first `skipped` are computed elsewhere.
-pub(super) fn fed_tokens(example: &EncodedExample, skipped: usize) -> usize {
-    let shared = example.shared_prefix_len();
-    let answers = example.candidates.iter().map(|candidate| candidate.ids.len().saturating_sub(1).max(shared) - shared);
-    shared - skipped + answers.sum::<usize>()
+/// Divides examples into groups in which about `capacity` tokens are fed, each after the first `skipped`: those that begin
+/// alike are neighbours, and what they begin with counts once.
+pub(super) fn pack_sharing(examples: &[EncodedExample], skipped: usize, capacity: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|&index| first_fed(&examples[index]));
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut used = 0;
+    for index in order {
+        let example = &examples[index];
+        if let Some(group) = groups.last_mut()
+            && let Some(&before) = group.last()
+        {
+            let shared = common_len(first_fed(&examples[before]), first_fed(example)).max(skipped);
+            let more = fed_tokens(example, shared);
+            if used + more <= capacity {
+                group.push(index);
+                used += more;
+                continue;
+            }
+        }
+        groups.push(vec![index]);
+        used = fed_tokens(example, skipped);
+    }
+    groups
+}
+
+fn first_fed(example: &EncodedExample) -> &[u32] {
+    example.candidates.first().map_or(&[], EncodedCandidate::fed)
+}
+
+/// The number of tokens that an example's candidates take in a pass, of which the first `shared` are computed elsewhere.
+pub(super) fn fed_tokens(example: &EncodedExample, shared: usize) -> usize {
+    let mut sequences: Vec<&[u32]> = example.candidates.iter().map(EncodedCandidate::fed).collect();
+    sequences.sort_unstable();
+    let after_another = sequences.windows(2).map(|pair| pair[1].len() - common_len(pair[0], pair[1]));
+    sequences.first().map_or(0, |first| first.len().saturating_sub(shared)) + after_another.sum::<usize>()
 }
 
 /// The tokens that all examples begin with, if it is worth while to compute them once: without any token that predicts
 /// one of an answer.
 pub(super) fn common_beginning(examples: &[EncodedExample]) -> &[u32] {
-    longest_common(examples.iter().map(before_predictions))
-}
-
-/// What all candidates of an example begin with, without any token that predicts one of an answer.
-fn before_predictions(example: &EncodedExample) -> &[u32] {
-    let contexts = example.candidates.iter().map(|candidate| candidate.context_len() - 1);
-    let length = example.shared_prefix_len().min(contexts.min().unwrap_or_default());
-    example.candidates.first().map_or(&[], |candidate| &candidate.ids[..length])
+    if examples.len() < 2 {
+        return &[];
+    }
+    let candidates = examples.iter().flat_map(|example| &example.candidates);
+    longest_common(candidates.map(|candidate| &candidate.ids[..candidate.context_len() - 1]))
 }
 
 /// The tokens that all prompts begin with, if it is worth while to compute them once: without the last of any.
 pub(super) fn common_beginning_of_prompts(prompts: &[Vec<u32>]) -> &[u32] {
+    if prompts.len() < 2 {
+        return &[];
+    }
     longest_common(prompts.iter().map(|prompt| &prompt[..prompt.len().saturating_sub(1)]))
 }
 
 /// What several sequences begin with, or nothing if that is too short.
-fn longest_common<'a>(mut sequences: impl ExactSizeIterator<Item = &'a [u32]>) -> &'a [u32] {
-    if sequences.len() < 2 {
-        return &[];
-    }
-    let first = sequences.next().unwrap_or_default();
-    let common = sequences.fold(first, |common, other| {
-        let same = common.iter().zip(other).take_while(|(left, right)| left == right).count();
-        &common[..same]
-    });
+fn longest_common<'a>(sequences: impl Iterator<Item = &'a [u32]>) -> &'a [u32] {
+    let common = sequences.reduce(|common, other| &common[..common_len(common, other)]).unwrap_or_default();
     if common.len() >= SHORTEST_SHARED { common } else { &[] }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::EncodedCandidate;
     use proptest::prelude::*;
 
     fn example(prompt: &[u32], answers: &[&[u32]]) -> EncodedExample {
@@ -106,6 +130,17 @@ mod tests {
         let example = example(&[1, 2, 3], &[&[4], &[5, 6, 7]]);
         assert_eq!(fed_tokens(&example, 0), 3 + 2);
         assert_eq!(fed_tokens(&example, 2), 1 + 2);
+    }
+
+    #[test]
+    fn examples_that_begin_alike_ride_together() {
+        let [long, other]: [Vec<u32>; 2] = [(0..20).collect(), (100..120).collect()];
+        let examples = [&long[..], &other, &long[..19], &other[..18]].map(|prompt| example(prompt, &[&[7], &[8, 9]]));
+        // 19 + 1 of the shorter and 1 + 1 more of the longer; then 18 + 1 and 2 + 1.
+        assert_eq!(pack_sharing(&examples, 0, 22), [vec![2, 0], vec![3, 1]]);
+        assert_eq!(pack_sharing(&examples, 0, 21), [vec![2], vec![0], vec![3], vec![1]]);
+        assert_eq!(pack_sharing(&examples, 0, 43), [vec![2, 0, 3], vec![1]]);
+        assert_eq!(pack_sharing(&[], 0, 44), Vec::<Vec<usize>>::new());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Classification by the likelihood of each candidate's tokens.
 
 use super::normalization::Normalization;
-use super::packing::{common_beginning, fed_tokens, pack};
+use super::packing::{common_beginning, fed_tokens, pack, pack_sharing};
 use crate::model::{Backbone, Batch, Part};
 use crate::peft::Adapter;
 use crate::task::{EncodedCandidate, EncodedExample};
@@ -30,7 +30,7 @@ pub struct Scored {
 pub struct Evaluation {
     /// One entry per example, in their order.
     pub examples: Vec<Scored>,
-    /// Tokens that were fed; a prompt counts once for all its candidates, and a beginning that all examples share once.
+    /// Tokens that were fed; what several candidates begin with counts once per pass, and what all do once.
     pub tokens: usize,
 }
 
@@ -49,8 +49,8 @@ impl Evaluation {
     }
 }
 
-/// Scores every candidate of every example with θ and an adapter, by the mean log-probability of its tokens. Prompts are
-/// computed once for all their candidates, and many examples ride in one pass. `progress` is told how many examples are
+/// Scores every candidate of every example with θ and an adapter, by the mean log-probability of its tokens. What
+/// candidates begin with is computed once, be they of one example or of many that ride in one pass. `progress` is told how many examples are
 /// done.
 pub fn evaluate(
     backbone: &Backbone,
@@ -120,17 +120,28 @@ fn token_logprobs(
     examples: &[EncodedExample],
     mut progress: impl FnMut(usize),
 ) -> (Vec<Vec<Vec<f32>>>, usize) {
-    let beginning = if backbone.config().keys_depend_on_length() { &[] } else { common_beginning(examples) };
+    // Rows that see one key must then turn by one angle, which the longest of their sequences decides.
+    let apart = backbone.config().keys_depend_on_length();
+    let beginning = if apart { &[] } else { common_beginning(examples) };
     let cache = (!beginning.is_empty()).then(|| backbone.prefill(beginning, adapter));
     let skipped = beginning.len();
     let virtual_tokens = cache.as_ref().map_or(0, |cache| cache.len() - skipped);
-    let sizes: Vec<usize> = examples.iter().map(|example| fed_tokens(example, skipped)).collect();
+    let groups = if apart {
+        let sizes: Vec<usize> = examples.iter().map(|example| fed_tokens(example, 0)).collect();
+        pack(&sizes, TOKENS_PER_BATCH)
+    } else {
+        pack_sharing(examples, skipped, TOKENS_PER_BATCH)
+    };
 
     let mut logprobs = vec![Vec::new(); examples.len()];
     let (mut tokens, mut done) = (skipped, 0);
-    for group in pack(&sizes, TOKENS_PER_BATCH) {
-        let of_group = group.iter().map(|&index| &examples[index]);
-        let (batch, ranges) = Batch::candidates_after(of_group, skipped, virtual_tokens);
+    for group in groups {
+        let of_group: Vec<&EncodedExample> = group.iter().map(|&index| &examples[index]).collect();
+        let mut batch = Batch::default();
+        let ranges: Vec<_> = of_group
+            .chunks(if apart { 1 } else { of_group.len() })
+            .flat_map(|examples| batch.push_candidates(examples, skipped, virtual_tokens))
+            .collect();
         tokens += batch.tokens();
         let part = Part { batch: &batch, adapter };
         let nll = match &cache {

@@ -8,6 +8,7 @@ mod rope;
 mod rows;
 
 pub use backbone::{Backbone, Parameter};
+pub(crate) use batch::common_len;
 pub use batch::{Batch, Choice, Label};
 pub use config::DecoderConfig;
 pub use decoder::KeyValueCache;

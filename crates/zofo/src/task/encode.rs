@@ -37,6 +37,11 @@ impl EncodedCandidate {
         (self.context_len()..self.ids.len()).filter(counts)
     }
 
+    /// The tokens that a model is given: all but the last, which predicts nothing.
+    pub fn fed(&self) -> &[u32] {
+        self.ids.split_last().map_or(&[], |(_, fed)| fed)
+    }
+
     /// Number of tokens before the answer. The logits that predict the answer are those of the
     /// tokens `context_len() - 1 .. ids.len() - 1`.
     pub fn context_len(&self) -> usize {
@@ -56,22 +61,6 @@ pub struct EncodedExample {
 }
 
 impl EncodedExample {
-    /// How many leading tokens can be computed once for all candidates.
-    ///
-    /// This is the longest common prefix, cut so that it holds no answer token of any candidate: it
-    /// is at most the smallest [`EncodedCandidate::context_len`]. The last token of a prefix of
-    /// that greatest length predicts the first answer token, so logits may be needed at the
-    /// prefix's last position, and never before it.
-    pub fn shared_prefix_len(&self) -> usize {
-        let Some((first, others)) = self.candidates.split_first() else {
-            return 0;
-        };
-        others.iter().fold(first.context_len(), |shared, other| {
-            let same = first.ids.iter().zip(&other.ids).take_while(|(left, right)| left == right).count();
-            shared.min(same).min(other.context_len())
-        })
-    }
-
     /// Position of the right answer that is trained on.
     pub fn gold(&self) -> usize {
         self.golds[0]

@@ -90,7 +90,7 @@ fn whole_texts_are_tokenised_and_the_answer_is_the_difference() {
     let example = &encoded.examples[0];
     assert_eq!(example.candidates[0], EncodedCandidate::new(vec![0, 1, 2, 5, 8], 1));
     assert_eq!(example.candidates[1], EncodedCandidate::new(vec![0, 1, 2, 5, 7, 6], 2));
-    assert_eq!((example.gold(), example.line, example.shared_prefix_len()), (1, 3, 4));
+    assert_eq!((example.gold(), example.line), (1, 3));
     assert_eq!(example.gold_row(), &example.candidates[1]);
     assert_eq!(example.gold_row().context_len(), 4);
 }
@@ -100,7 +100,6 @@ fn bos_is_kept_and_eos_is_not_part_of_an_answer() {
     let both = words(WORDS, Some("[BOS] $A [EOS]"));
     let encoded = encode(&sentiment(), &both, 64, &["a b c"]).unwrap();
     assert_eq!(encoded.examples[0].candidates[0], EncodedCandidate::new(vec![9, 0, 1, 2, 5, 8], 1));
-    assert_eq!(encoded.examples[0].shared_prefix_len(), 5);
     // With BOS, even an empty prompt predicts its answer.
     let bare = task("{{ text }}", [" bad", " good"]);
     let encoded = encode(&bare, &both, 64, &[""]).unwrap();
@@ -115,8 +114,6 @@ fn tokens_that_join_prompt_and_answer_count_as_the_whole_text_has_them() {
     let candidates = &encoded.examples[0].candidates;
     assert_eq!(candidates[0], EncodedCandidate::new(vec![2, 3, 0], 1));
     assert_eq!(candidates[1], EncodedCandidate::new(vec![2, 0, 4, 2], 2));
-    // The candidates differ from the prompt's last token on.
-    assert_eq!(encoded.examples[0].shared_prefix_len(), 1);
     // "a" + "b" is one token, as is the prompt: nothing could be scored.
     let message = encode(&task("{{ text }}", [" c", "b"]), &merging(), 64, &["a"]).unwrap_err().to_string();
     assert_eq!(
@@ -126,21 +123,12 @@ fn tokens_that_join_prompt_and_answer_count_as_the_whole_text_has_them() {
 }
 
 #[test]
-fn the_shared_prefix_stops_before_the_first_answer_token() {
-    // The answers begin alike, but their tokens are scored and so are not shared.
-    let alike = task("{{ text }}", [" very bad", " very good"]);
-    let encoded = encode(&alike, &words(WORDS, None), 64, &["a b"]).unwrap();
-    assert_eq!(encoded.examples[0].shared_prefix_len(), 2);
-}
-
-#[test]
 fn a_long_prompt_loses_its_left_equally_for_all_candidates() {
     let both = words(WORDS, Some("[BOS] $A"));
     // Untruncated: BOS + 6 words + "f" + at most 2 = 10 tokens.
     let encoded = encode(&sentiment(), &both, 6, &["a b c d e a", "a", "b c"]).unwrap();
     assert_eq!(encoded.examples[0].candidates[0].ids, [9, 4, 0, 5, 8]);
     assert_eq!(encoded.examples[0].candidates[1].ids, [9, 4, 0, 5, 7, 6]);
-    assert_eq!(encoded.examples[0].shared_prefix_len(), 4);
     assert_eq!(encoded.examples[1].candidates[1].ids, [9, 0, 5, 7, 6]);
     assert_eq!(
         encoded.truncation,
@@ -238,5 +226,4 @@ fn golden_tokenizer_round_trip() {
         let answer_ids = &candidate.ids[candidate.context_len()..];
         assert_eq!(tokenizer.decode(answer_ids, true).unwrap(), format!(" {answer}"));
     }
-    assert_eq!(example.shared_prefix_len(), example.candidates[0].context_len());
 }
