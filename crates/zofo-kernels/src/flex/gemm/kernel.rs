@@ -1,10 +1,11 @@
 //! The micro-kernels of x·W, and how they want their operands packed.
 
+use crate::isa::{Isa, Set};
 #[cfg(target_arch = "x86_64")]
 use {crate::flex::round, std::arch::x86_64::*};
 
 /// What a packed panel holds for every row or column: one step of the reduction, or several.
-pub(super) trait Packed: Copy + Default + Send + Sync {
+pub(in crate::flex) trait Packed: Copy + Default + Send + Sync {
     /// Steps of the reduction in one value.
     const STEPS: usize;
     /// Puts a factor at a step.
@@ -38,21 +39,46 @@ impl Packed for Bf16Pair {
 }
 
 /// Σₖ x\[k\]ᵀ·w\[k\] of an `[depth][R]` and a `[depth][C]` panel.
-pub(super) struct Kernel<P, const R: usize, const C: usize>(pub(super) fn(&[P], &[P]) -> [[f32; C]; R]);
+pub(in crate::flex) struct Kernel<P, const R: usize, const C: usize>(
+    pub(in crate::flex) fn(&[P], &[P]) -> [[f32; C]; R],
+);
 
-pub(super) fn portable(x: &[f32], weight: &[f32]) -> [[f32; 8]; 4] {
+/// What is done with a micro-kernel in f32, whatever its block is.
+pub(in crate::flex) trait KernelTask {
+    /// The result.
+    type Output;
+    /// Does it.
+    fn run<const R: usize, const C: usize>(self, kernel: &Kernel<f32, R, C>) -> Self::Output;
+}
+
+/// Runs a task with the micro-kernel of an instruction set.
+pub(in crate::flex) fn with_kernel<T: KernelTask>(isa: Isa, task: T) -> T::Output {
+    match isa.set() {
+        Set::Portable => task.run(&Kernel::<f32, 4, 8>(portable)),
+        // SAFETY: an `Isa` proves that the CPU has the features of its set.
+        #[cfg(target_arch = "x86_64")]
+        Set::Avx2 => task.run(&Kernel::<f32, 6, 16>(|x, w| unsafe { avx2(x, w) })),
+        #[cfg(target_arch = "x86_64")]
+        Set::Avx512 | Set::Avx512Bf16 => {
+            // SAFETY: as above.
+            task.run(&Kernel::<f32, 12, 32>(|x, w| unsafe { avx512(x, w) }))
+        }
+    }
+}
+
+fn portable(x: &[f32], weight: &[f32]) -> [[f32; 8]; 4] {
     multiply::<4, 8, false>(x, weight)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn avx2(x: &[f32], weight: &[f32]) -> [[f32; 16]; 6] {
+fn avx2(x: &[f32], weight: &[f32]) -> [[f32; 16]; 6] {
     multiply::<6, 16, true>(x, weight)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-pub(super) fn avx512(x: &[f32], weight: &[f32]) -> [[f32; 32]; 12] {
+fn avx512(x: &[f32], weight: &[f32]) -> [[f32; 32]; 12] {
     multiply::<12, 32, true>(x, weight)
 }
 

@@ -15,8 +15,11 @@ use super::columns::SharedColumns;
 use super::round;
 use super::weight::WeightMatrix;
 use crate::compute::Compute;
-use crate::isa::{Isa, Set};
-use kernel::{Kernel, Packed};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Set;
+use kernel::Packed;
+pub(super) use kernel::{Kernel, KernelTask, with_kernel};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -53,16 +56,19 @@ fn product_in_f32(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     if has_few_rows(x, weight) {
         return few_rows::product(x, weight);
     }
-    match isa.set() {
-        Set::Portable => Kernel::<f32, 4, 8>(kernel::portable).product(x, weight),
-        // SAFETY: an `Isa` proves that the CPU has the features of its set.
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx2 => Kernel::<f32, 6, 16>(|x, w| unsafe { kernel::avx2(x, w) }).product(x, weight),
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx512 | Set::Avx512Bf16 => {
-            // SAFETY: as above.
-            Kernel::<f32, 12, 32>(|x, w| unsafe { kernel::avx512(x, w) }).product(x, weight)
-        }
+    with_kernel(isa, Product { x, weight })
+}
+
+struct Product<'a> {
+    x: &'a [f32],
+    weight: &'a WeightMatrix<'a>,
+}
+
+impl KernelTask for Product<'_> {
+    type Output = Vec<f32>;
+
+    fn run<const R: usize, const C: usize>(self, kernel: &Kernel<f32, R, C>) -> Vec<f32> {
+        kernel.product(self.x, self.weight)
     }
 }
 

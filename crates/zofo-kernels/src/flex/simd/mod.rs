@@ -64,6 +64,26 @@ pub(super) fn axpy(scale: f32, x: &[f32], out: &mut [f32]) {
     }
 }
 
+/// x ← factor·x.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+pub(super) fn scale(x: &mut [f32], factor: f32) {
+    for x in x {
+        *x *= factor;
+    }
+}
+
+/// Scores of keys at these positions become −∞ where the query at `position` does not see them: keys after it, and those
+/// that lie `window` or more before it.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+pub(super) fn mask(scores: &mut [f32], keys: &[u32], position: u32, window: usize) {
+    let farthest = u32::try_from(window.saturating_sub(1)).unwrap_or(u32::MAX);
+    for (score, key) in scores.iter_mut().zip(keys) {
+        // Of a key after the query, the distance wraps to a large number.
+        let is_visible = (*key <= position) & (position.wrapping_sub(*key) <= farthest);
+        *score = if is_visible { *score } else { f32::NEG_INFINITY };
+    }
+}
+
 /// The largest value; −∞ for none.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
 pub(super) fn max(x: &[f32]) -> f32 {
