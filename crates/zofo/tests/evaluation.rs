@@ -18,8 +18,9 @@ use zofo::task::{
     DataSplit, Dataset, EncodedCandidate, EncodedExample, Encoder, ModelLimits, Task, TemplateName, draw_demonstrations,
 };
 
-/// Of a log-probability of a token; the reference computes in float64.
-const TOLERANCE: f64 = 1e-5;
+/// Of a log-probability of a token. The reference computes in float64: over two hundred rows, f32 (whose steps at −8 are
+/// 5e-7) is off by up to 1.1e-5.
+const TOLERANCE: f64 = 2e-5;
 
 /// What rounding does to a log-probability when sums are taken in another order.
 const ROUNDING: f32 = 1e-5;
@@ -82,7 +83,7 @@ fn golden_scores_of_real_tasks_are_those_of_transformers() {
     let cases: Vec<Value> = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     let mut tasks: Vec<&str> = cases.iter().map(|case| case["task"].as_str().unwrap()).collect();
     tasks.dedup();
-    assert_eq!(tasks.len(), 8);
+    assert_eq!((tasks.len(), cases.len()), (10, 200));
     for name in tasks {
         let cases: Vec<&Value> = cases.iter().filter(|case| case["task"] == name).collect();
         let task = Task::load(name).unwrap();

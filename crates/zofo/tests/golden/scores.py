@@ -5,7 +5,7 @@
 
 DIR holds a folder per task with validation.jsonl. Prompts are put together here in plain Python, not by the task files, and
 log-probabilities are computed in float64, one unpadded sequence at a time. The rows are the shortest of their files, so that
-few kilobytes hold them; what is still too long for the model's context is cut at its left.
+little space holds them; what is still too long for the model's context is cut at its left.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).parent
 MODEL = HERE / "tiny-gqa-tied" / "model"
-ROWS = 5
-"""Of each task; of ReCoRD, whose candidates are many and long, two."""
+ROWS = 20
+"""Of each task."""
 
 
 def lower_first(text):
@@ -60,6 +60,17 @@ TASKS = {
         ["Yes", "No", "Maybe"],
         "",
     ),
+    "rte": lambda row: (
+        f"{row['premise']}\nDoes this mean that \"{row['hypothesis']}\" is true? Yes or No?\n",
+        ["Yes", "No"],
+        "",
+    ),
+    "wsc": lambda row: (
+        f"{row['text']}\nIn the previous sentence, does the pronoun \"{row['span2_text'].lower()}\" refer to "
+        f"{row['span1_text']}? Yes or No?\n",
+        ["No", "Yes"],
+        "",
+    ),
     "wic": lambda row: (
         f"Does the word \"{row['word']}\" have the same meaning in these two sentences? Yes, No?\n"
         f"{row['sentence1']}\n{row['sentence2']}\n",
@@ -89,11 +100,13 @@ class Scorer:
         return self.tokenizer(text)["input_ids"]
 
     def score(self, prompt, texts):
-        """Log-probabilities of the tokens that every text has more than the prompt."""
+        """Log-probabilities of the tokens that every text has more than the prompt; None if those exceed the context."""
         start = [] if self.ids(prompt) else [self.end]
         count = len(start + self.ids(prompt))
         sequences = [start + self.ids(text) for text in texts]
         excess = max(0, max(map(len, sequences)) - self.context)
+        if excess >= count:
+            return None
         scores = []
         for sequence in sequences:
             ids = torch.tensor(sequence[excess:])
@@ -118,13 +131,18 @@ def main():
     out = []
     for task, parts in TASKS.items():
         lines = (arguments.data / task / "validation.jsonl").read_text().splitlines()
-        rows = sorted(enumerate(lines, 1), key=lambda item: len(item[1]))[: 2 if task == "record" else ROWS]
+        rows = sorted(enumerate(lines, 1), key=lambda item: len(item[1]))
+        cases = []
         for line, text in rows:
+            if len(cases) == ROWS:
+                break
             row = json.loads(text)
             prompt, answers, null = parts(row)
             scores = scorer.score(joined(prompt, ""), [joined(prompt, answer) for answer in answers])
+            if scores is None:
+                continue
             texts = [(null + answer).strip(" ") for answer in answers]
-            out.append(
+            cases.append(
                 {
                     "task": task,
                     "line": line,
@@ -134,6 +152,7 @@ def main():
                     "null": [round(sum(tokens), 6) for tokens in scorer.score(null.strip(" "), texts)],
                 }
             )
+        out += cases
     arguments.out.mkdir(exist_ok=True)
     encoded = ",\n".join(json.dumps(case) for case in out)
     (arguments.out / "scores.json").write_text(f"[\n{encoded}\n]\n")
