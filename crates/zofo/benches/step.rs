@@ -12,11 +12,12 @@ use std::time::Instant;
 use zofo::eval::evaluate;
 use zofo::hf::{ModelFiles, WeightDtype};
 use zofo::model::{Backbone, Batch, Part};
-use zofo::peft::{Adapter, AdapterOptimizer, Lora, LoraConfig};
+use zofo::peft::{Adapter, Lora, LoraConfig};
 use zofo::run::config::Optimizer;
 use zofo::task::{DataSplit, Dataset, EncodedExample, Encoder, Task, TemplateName};
-use zofo::train::bilevel::{Batches, Bilevel, LearningRates};
+use zofo::train::bilevel::Bilevel;
 use zofo::train::loss::losses;
+use zofo::train::{Batches, Block, LearningRates, StepInput};
 use zofo::zo::estimator::Spsa;
 use zofo::zo::optimizer::BackboneOptimizer;
 use zofo::zo::update::BackboneUpdater;
@@ -89,14 +90,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let adapter = Adapter::Lora(Lora::new(LoraConfig::default(), files.config(), 0, &device)?);
     let mut method = Bilevel {
         backbone,
-        adapter: adapter.clone(),
-        shadow: adapter,
-        adapter_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
-        shadow_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
+        adapter: Block::new(adapter.clone(), Optimizer::AdamW),
+        shadow: Block::new(adapter, Optimizer::AdamW),
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
+        spsa: Spsa::two_sided(1e-3),
         penalty: 1e4,
+        penalty_normalized: false,
         inner_steps: 0,
-        eps: 1e-3,
+        inner_accumulate: 1,
+        outer_accumulate: 1,
     };
     let rates = LearningRates { shadow: 1e-3, adapter: 1e-4, backbone: 1e-7 };
 
@@ -106,7 +108,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     report("forward, both signs", |i| {
         let part = [Part { batch: &batches[i], adapter: None }];
-        Spsa { eps: 1e-3 }.slope(BackboneDirection::Seeded(1), |view| {
+        Spsa::two_sided(1e-3).slope(BackboneDirection::Seeded(1), |view| {
             let both = losses(&method.backbone, &part, view);
             [both[0][0], both[1][0]]
         });
@@ -114,11 +116,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     report("update of θ", |i| method.backbone.descend(&BackboneDirection::Seeded(i as u64), 1e-9));
     report("inner step", |i| {
         // A loss that is not finite would show in the next line; here only time counts.
-        let _ = method.inner_step(&batches[i], 1e-3, 0);
+        let _ = method.inner_step(&mut Queue(vec![batches[i].clone()].into()), 1e-3, 0);
     });
     let mut queue = Queue(batches.into());
     report("outer step", |i| {
-        let _ = method.step(BackboneDirection::Seeded(i as u64), &mut queue, rates, 0);
+        let _ = method.step(&StepInput::new(vec![BackboneDirection::Seeded(i as u64)], rates), &mut queue);
     });
     let start = Instant::now();
     let evaluation = evaluate(&method.backbone, None, &held_out, |_| {});

@@ -11,10 +11,11 @@ use std::path::Path;
 use std::time::Instant;
 use zofo::hf::{ModelFiles, WeightDtype};
 use zofo::model::{Backbone, Batch, Part};
-use zofo::peft::{Adapter, AdapterConfig, AdapterOptimizer, LoraConfig};
+use zofo::peft::{Adapter, AdapterConfig, LoraConfig};
 use zofo::run::config::Optimizer;
-use zofo::train::bilevel::{Batches, Bilevel, LearningRates};
+use zofo::train::bilevel::Bilevel;
 use zofo::train::loss::losses;
+use zofo::train::{Batches, Block, LearningRates, StepInput};
 use zofo::zo::BackboneDirection;
 use zofo::zo::estimator::Spsa;
 use zofo::zo::optimizer::BackboneOptimizer;
@@ -60,19 +61,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let adapter = Adapter::new(&AdapterConfig::Lora(LoraConfig::default()), &backbone, 0)?;
     let mut method = Bilevel {
         backbone,
-        adapter: adapter.clone(),
-        shadow: adapter,
-        adapter_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
-        shadow_optimizer: AdapterOptimizer::new(Optimizer::AdamW),
+        adapter: Block::new(adapter.clone(), Optimizer::AdamW),
+        shadow: Block::new(adapter, Optimizer::AdamW),
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
+        spsa: Spsa::two_sided(1e-3),
         penalty: 1e4,
+        penalty_normalized: false,
         inner_steps: 1,
-        eps: 1e-3,
+        inner_accumulate: 1,
+        outer_accumulate: 1,
     };
 
     let start = Instant::now();
     let direction = BackboneDirection::Seeded(1);
-    let estimate = Spsa { eps: 1e-3 }.slope(direction.clone(), |view| {
+    let estimate = Spsa::two_sided(1e-3).slope(direction.clone(), |view| {
         let both = losses(&method.backbone, &[Part { batch: &batch, adapter: None }], view);
         [both[0][0], both[1][0]]
     });
@@ -81,8 +83,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let start = Instant::now();
     let rates = LearningRates { shadow: 1e-3, adapter: 1e-4, backbone: 1e-7 };
-    let step = method.step(BackboneDirection::Seeded(2), &mut Same(batch), rates, 0)?;
-    report(&format!("bilevel step, a = {:.4}", step.a), start);
+    let step = method.step(&StepInput::new(vec![BackboneDirection::Seeded(2)], rates), &mut Same(batch))?;
+    report(&format!("bilevel step, a = {:.4}", step.loss), start);
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 use half::bf16;
 
+use super::descent::Descent;
 use super::run::Kernel;
 use super::stream::{Piece, Stream};
 use super::weight::{Weight, round_stochastically};
@@ -16,7 +17,7 @@ pub(super) struct Fill<'a> {
 impl Kernel for Fill<'_> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
-        let z = &stream.normals(piece.group)[piece.in_group];
+        let z = &stream.values(piece.group)[piece.in_group];
         self.out[piece.in_slice].copy_from_slice(z);
     }
 }
@@ -31,7 +32,7 @@ pub(super) struct Perturb<'a, W> {
 impl<W: Weight> Kernel for Perturb<'_, W> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
-        let z = &stream.normals(piece.group)[piece.in_group];
+        let z = &stream.values(piece.group)[piece.in_group];
         let weights = &self.weights[piece.in_slice.clone()];
         for ((out, w), z) in self.out[piece.in_slice].iter_mut().zip(weights).zip(z) {
             *out = w.widen() + self.scale * z;
@@ -50,7 +51,7 @@ pub(super) struct PerturbPair<'a, W> {
 impl<W: Weight> Kernel for PerturbPair<'_, W> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
-        let z = &stream.normals(piece.group)[piece.in_group];
+        let z = &stream.values(piece.group)[piece.in_group];
         let weights = &self.weights[piece.in_slice.clone()];
         let plus = &mut self.plus[piece.in_slice.clone()];
         let minus = &mut self.minus[piece.in_slice];
@@ -62,36 +63,36 @@ impl<W: Weight> Kernel for PerturbPair<'_, W> {
     }
 }
 
-/// w ← w − coefficient·z.
+/// w ← keep·w − coefficient·z.
 pub(super) struct UpdateF32<'a> {
     pub(super) weights: &'a mut [f32],
-    pub(super) coefficient: f32,
+    pub(super) step: Descent,
 }
 
 impl Kernel for UpdateF32<'_> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
-        let z = &stream.normals(piece.group)[piece.in_group];
+        let z = &stream.values(piece.group)[piece.in_group];
         for (w, z) in self.weights[piece.in_slice].iter_mut().zip(z) {
-            *w -= self.coefficient * z;
+            *w = self.step.of(*w, *z);
         }
     }
 }
 
-/// w ← w − coefficient·z, rounded stochastically.
+/// w ← keep·w − coefficient·z, rounded stochastically.
 pub(super) struct UpdateBf16<'a> {
     pub(super) weights: &'a mut [bf16],
-    pub(super) coefficient: f32,
+    pub(super) step: Descent,
 }
 
 impl Kernel for UpdateBf16<'_> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
-        let z = &stream.normals(piece.group)[piece.in_group.clone()];
+        let z = &stream.values(piece.group)[piece.in_group.clone()];
         let words = stream.rounding_words(piece.group);
         let weights = &mut self.weights[piece.in_slice];
         for ((w, z), &word) in weights.iter_mut().zip(z).zip(&words.as_flattened()[piece.in_group]) {
-            *w = round_stochastically(w.widen() - self.coefficient * z, word);
+            *w = round_stochastically(self.step.of(w.widen(), *z), word);
         }
     }
 }

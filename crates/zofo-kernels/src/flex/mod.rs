@@ -12,6 +12,7 @@ mod simd;
 mod weight;
 
 use crate::activation::Activation;
+use crate::direction::Descent;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
 use crate::view::{Noise, WeightView};
@@ -284,19 +285,19 @@ impl DecoderOps for Flex {
         matrix(gradient, hidden.shape())
     }
 
-    fn descend(mut weight: FlexTensor, noise: Noise, coefficient: f32) -> FlexTensor {
+    fn descend(mut weight: FlexTensor, noise: Noise, step: Descent) -> FlexTensor {
         // A shared weight would be copied silently: θ once more in memory. Evaluations must have ended.
         const SHARED: &str = "a weight is updated while something else still holds it";
         match weight.dtype() {
             DType::F32 => {
                 let values = weight.try_storage_mut::<f32>().expect(SHARED);
                 let chunks = values.par_chunks_mut(UPDATE_CHUNK).enumerate();
-                chunks.for_each(|(i, w)| noise.update_f32(i * UPDATE_CHUNK, w, coefficient));
+                chunks.for_each(|(i, w)| noise.update_f32(i * UPDATE_CHUNK, w, step));
             }
             DType::BF16 => {
                 let values = weight.try_storage_mut::<bf16>().expect(SHARED);
                 let chunks = values.par_chunks_mut(UPDATE_CHUNK).enumerate();
-                chunks.for_each(|(i, w)| noise.update_bf16(i * UPDATE_CHUNK, w, coefficient));
+                chunks.for_each(|(i, w)| noise.update_bf16(i * UPDATE_CHUNK, w, step));
             }
             other => panic!("weights are stored as f32 or bf16, not {other:?}"),
         }

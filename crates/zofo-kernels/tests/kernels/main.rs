@@ -103,7 +103,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let cap = Some(20.0);
             let nll = Flex::token_nll(x.clone(), w.clone(), targets.clone(), cap, view.clone());
             let dh = Flex::token_nll_backward(ones.clone(), x.clone(), w.clone(), targets.clone(), cap, view);
-            let moved = Flex::descend(matrix(3, 300, 700), noise(), 0.5);
+            let moved = Flex::descend(matrix(3, 300, 700), noise(), 0.5.into());
             [y, dx, norm, dk, gated, nll, dh, moved].map(|x| floats(&x)).concat()
         })
     };

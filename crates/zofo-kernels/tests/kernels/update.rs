@@ -1,8 +1,10 @@
 //! Updates in place, and directions that are stored.
 
 use super::{bf16, floats, matrix, noise};
-use burn::tensor::DType;
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::{DType, FloatDType};
 use burn_flex::Flex;
+use zofo_kernels::direction::{Descent, Direction, Mask, ParameterId};
 use zofo_kernels::{DecoderOps, Noise, WeightView, reference};
 
 #[test]
@@ -15,11 +17,60 @@ fn descend_updates_in_place_with_the_bits_of_the_reference() {
         };
         let weight = make();
         let address = weight.bytes().as_ptr();
-        let fast = Flex::descend(weight, noise(), 0.5);
+        let fast = Flex::descend(weight, noise(), 0.5.into());
         assert_eq!(fast.bytes().as_ptr(), address, "the weight was copied");
-        let exact = reference::descend::<Flex>(make(), &noise(), 0.5);
+        let exact = reference::descend::<Flex>(make(), &noise(), 0.5.into());
         assert_eq!(fast.bytes(), exact.bytes());
         assert_ne!(fast.bytes(), make().bytes());
+    }
+}
+
+/// A mask leaves out what a stored direction has 0 for; weights that it leaves out do not decay either.
+#[test]
+fn a_mask_leaves_weights_as_they_are() {
+    let (rows, columns) = (30, 231);
+    let direction = Direction::new(7, ParameterId::from_name("weight"));
+    for mask in [Mask::Smallest(0.3), Mask::Largest(0.3), Mask::random(5, 0.3)] {
+        let masked = Noise::Masked(direction, mask);
+        let before = floats(&matrix(2, rows, columns));
+        let mut z = vec![f32::NAN; before.len()];
+        masked.fill_for(0, &before, &mut z);
+        let share = z.iter().filter(|&&z| z != 0.0).count() as f64 / z.len() as f64;
+        assert!((0.1..0.9).contains(&share), "{mask:?} leaves {share}");
+        // What it leaves out does not depend on where a piece begins.
+        let mut piece = vec![f32::NAN; 100];
+        masked.fill_for(500, &before[500..600], &mut piece);
+        assert_eq!(piece, z[500..600]);
+
+        let stored = Noise::Stored(z.clone().into());
+        let x = matrix(1, 6, columns);
+        for view in [
+            |noise| WeightView::One { noise, scale: 0.1 },
+            |noise| WeightView::Pair { noise, eps: 0.1 },
+        ] as [fn(Noise) -> WeightView; 2]
+        {
+            let fast = Flex::project(x.clone(), matrix(2, rows, columns), view(masked.clone()));
+            let expected = Flex::project(x.clone(), matrix(2, rows, columns), view(stored.clone()));
+            assert_eq!(floats(&fast), floats(&expected), "{mask:?}");
+            let exact = reference::project::<Flex>(x.clone(), matrix(2, rows, columns), &view(masked.clone()));
+            for (fast, exact) in floats(&fast).iter().zip(floats(&exact)) {
+                assert!((fast - exact).abs() < 1e-4, "{mask:?}: {fast}, reference {exact}");
+            }
+        }
+        let step = Descent { keep: 0.5, coefficient: 0.1 };
+        let after = floats(&Flex::descend(matrix(2, rows, columns), masked.clone(), step));
+        for ((before, after), z) in before.iter().zip(&after).zip(&z) {
+            let expected = if *z == 0.0 { *before } else { 0.5 * before - 0.1 * z };
+            assert_eq!(*after, expected, "{mask:?}");
+        }
+        let short = bf16(&matrix(2, rows, columns));
+        let widened = floats(&Flex::float_cast(short.clone(), FloatDType::F32));
+        let moved = Flex::descend(bf16(&matrix(2, rows, columns)), masked.clone(), step);
+        let moved = floats(&Flex::float_cast(moved, FloatDType::F32));
+        masked.fill_for(0, &widened, &mut z);
+        for ((before, after), z) in widened.iter().zip(&moved).zip(&z) {
+            assert_eq!(before == after, *z == 0.0, "{mask:?}: {before} became {after} along {z}");
+        }
     }
 }
 
@@ -28,7 +79,7 @@ fn descend_updates_in_place_with_the_bits_of_the_reference() {
 fn descend_refuses_a_shared_weight() {
     let weight = matrix(1, 4, 4);
     let _holder = weight.clone();
-    Flex::descend(weight, noise(), 0.5);
+    Flex::descend(weight, noise(), 0.5.into());
 }
 
 #[test]
@@ -44,6 +95,6 @@ fn a_stored_direction_acts_like_the_generated_one() {
         let generated = Flex::project(x.clone(), w.clone(), one);
         assert_eq!(floats(&generated), floats(&Flex::project(x.clone(), w.clone(), other)));
     }
-    let generated = Flex::descend(matrix(2, 30, 40), noise(), 0.5);
-    assert_eq!(floats(&generated), floats(&Flex::descend(matrix(2, 30, 40), stored, 0.5)));
+    let generated = Flex::descend(matrix(2, 30, 40), noise(), 0.5.into());
+    assert_eq!(floats(&generated), floats(&Flex::descend(matrix(2, 30, 40), stored, 0.5.into())));
 }

@@ -146,6 +146,11 @@ impl TrainingData {
         self.rows(&self.splits.outer)
     }
 
+    /// D_p and D_f: what a method of one level trains on.
+    pub(super) fn training(&self) -> impl Iterator<Item = &Example> {
+        self.inner().chain(self.outer())
+    }
+
     /// What selects.
     pub(super) fn validation(&self) -> impl Iterator<Item = &Example> {
         self.rows(&self.splits.validation)

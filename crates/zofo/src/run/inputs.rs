@@ -1,7 +1,7 @@
 //! Model, task and data of a run, ready to be trained on.
 
 use super::blocks;
-use super::config::{Config, Loss};
+use super::config::{Config, DataConfig, Loss, MethodName};
 use super::data::{self, DataFiles, TrainingData};
 use super::error::RunError;
 use super::progress::Observer;
@@ -9,8 +9,11 @@ use crate::hf::ModelFiles;
 use crate::hf::hub::{Hub, HubProgress, locate_model};
 use crate::model::Batch;
 use crate::peft::AdapterConfig;
-use crate::task::{BatchSampler, Cursor, EncodedExample, Encoder, Task, TruncationReport};
-use crate::train::bilevel::Batches;
+use crate::task::{
+    BatchSampler, Cursor, Dataset, EncodedExample, Encoder, Example, SkippedRows, Task, TaskError, TruncationReport,
+    draw_demonstrations,
+};
+use crate::train::Batches;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -51,9 +54,9 @@ pub struct Inputs {
     pub files: ModelFiles,
     /// What p and s are; the model has room for them.
     pub block: AdapterConfig,
-    /// D_p.
+    /// D_p; of a method of one level all that trains.
     pub inner: Vec<EncodedExample>,
-    /// D_f.
+    /// D_f; of a method of one level all that trains.
     pub outer: Vec<EncodedExample>,
     /// Cut from the training rows; selects.
     pub validation: Vec<EncodedExample>,
@@ -75,24 +78,40 @@ impl Inputs {
         let files = ModelFiles::open(&located.model)?;
         let tokenizer = files.tokenizer()?;
         let block = blocks::configured(&config.peft, &tokenizer)?;
-        block.check(files.config())?;
+        if config.method.has_block() {
+            block.check(files.config())?;
+        }
         if config.method.loss == Loss::Candidates {
             located.task.expect_classification("method.loss = \"candidates\"")?;
         }
         let data = TrainingData::read(&config.data, &located.task, &located.data)?;
 
-        let limits = files.config().limits().after(block.virtual_tokens());
+        // Only a method with a block gives positions to virtual tokens.
+        let virtual_tokens = if config.method.has_block() { block.virtual_tokens() } else { 0 };
+        let limits = files.config().limits().after(virtual_tokens);
         let encoder = Encoder::new(&located.task, &config.data.template, &tokenizer, limits)?;
-        let parts = [
-            encoder.encode(data.inner())?,
-            encoder.encode(data.outer())?,
-            encoder.encode(data.validation())?,
-            encoder.encode(data.evaluation())?,
-        ];
+        let encoder = match config.method.name {
+            MethodName::Icl => encoder.with_demonstrations(&demonstrations(&data, &config.data)?)?,
+            _ => encoder,
+        };
+        let (inner, outer) = match config.method.name {
+            MethodName::Bilevel => (encoder.encode(data.inner())?, encoder.encode(data.outer())?),
+            _ => {
+                let all = encoder.encode(data.training())?;
+                (all.clone(), all)
+            }
+        };
+        let parts = [inner, outer, encoder.encode(data.validation())?, encoder.encode(data.evaluation())?];
         let truncation = TruncationReport::sum(parts.iter().map(|part| &part.truncation));
         let [inner, outer, validation, evaluation] = parts.map(|part| part.examples);
         Ok(Self { files, block, inner, outer, validation, evaluation, truncation, notes: data.notes })
     }
+}
+
+/// Training rows that stand, solved, before every prompt.
+fn demonstrations(data: &TrainingData, config: &DataConfig) -> Result<Vec<Example>, TaskError> {
+    let examples: Vec<Example> = data.training().cloned().collect();
+    draw_demonstrations(&Dataset { examples, skipped: SkippedRows::default() }, config.shots, config.seed)
 }
 
 /// Where the three streams of batches are.
@@ -122,12 +141,15 @@ impl<'a> RunBatches<'a> {
         let sampler = |name, examples: &[EncodedExample], batch_size| {
             BatchSampler::new(config.run.seed, name, examples.len(), batch_size)
         };
+        // A stream that the method does not draw from must not complain of its batch size.
+        let of_gradients = if config.method.has_gradients() { config.inner.batch_size } else { 1 };
+        let of_estimates = if config.method.has_estimates() { config.outer.batch_size } else { 1 };
         Ok(Self {
             inputs,
             loss: config.method.loss,
-            inner: sampler("inner", &inputs.inner, config.inner.batch_size)?,
-            outer: sampler("outer", &inputs.outer, config.outer.batch_size)?,
-            penalty: sampler("penalty", &inputs.inner, config.outer.batch_size)?,
+            inner: sampler("inner", &inputs.inner, of_gradients)?,
+            outer: sampler("outer", &inputs.outer, of_estimates)?,
+            penalty: sampler("penalty", &inputs.inner, of_estimates)?,
         })
     }
 

@@ -1,12 +1,13 @@
 //! What a run is going to do and to need, said before it starts.
 
-use super::config::{Compute, Config};
+use super::config::{Compute, Config, MethodName};
 use super::inputs::Inputs;
 use crate::hf::WeightDtype;
 use crate::model::config::Layer;
-use crate::model::{Backbone, Batch, DecoderConfig};
-use crate::peft::Adapter;
-use crate::train::loss::{loss, loss_gradients};
+use crate::model::{Batch, DecoderConfig, Part};
+use crate::train::loss::{loss_gradients, losses, mean_backbone_gradients};
+use crate::train::{Batches, Method};
+use crate::zo::Perturbation;
 use crate::zo::optimizer::BackboneOptimizer;
 use serde::Serialize;
 use std::fmt;
@@ -23,7 +24,7 @@ pub struct Plan {
     pub compute: Compute,
     /// Weights in θ.
     pub backbone_parameters: usize,
-    /// Values in p, and as many in s.
+    /// Values in p, and as many in s, as far as the method has them.
     pub adapter_parameters: usize,
     /// The task and its template.
     pub task: String,
@@ -31,12 +32,10 @@ pub struct Plan {
     pub examples: [usize; 4],
     /// What was cut to fit the context.
     pub truncation: String,
-    /// T.
-    pub inner_steps: usize,
-    /// λ.
-    pub penalty: f64,
-    /// Inner steps before the first outer step.
-    pub warm_start: usize,
+    /// The method.
+    pub method: MethodName,
+    /// The method with the settings that make it what it is, for people.
+    pub description: String,
     /// Mean tokens of a batch of the inner and of the outer level.
     pub tokens_per_batch: [f64; 2],
     /// Forward passes over a batch per step.
@@ -65,33 +64,101 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Speed {
     /// Forward.
-    pub(super) forward: f64,
-    /// Forward and backward to an adapter.
-    pub(super) gradient: f64,
+    forward: f64,
+    /// Forward and backward to what the method trains by exact gradients, if anything.
+    gradient: f64,
 }
 
 impl Speed {
     /// Times a pass with gradients, which also warms up, and a pass without.
-    pub(super) fn measure(backbone: &Backbone, adapter: &Adapter, batch: &Batch) -> Self {
-        let tokens = batch.tokens() as f64;
-        let start = Instant::now();
-        loss_gradients(backbone, adapter, &[(1.0, batch)]);
-        let gradient = start.elapsed().as_secs_f64() / tokens;
-        let start = Instant::now();
-        loss(backbone, adapter, batch);
-        Self { gradient, forward: start.elapsed().as_secs_f64() / tokens }
+    pub(super) fn measure(config: &Config, method: &Method, batches: &mut impl Batches) -> Self {
+        let batch = if config.method.has_gradients() { batches.inner() } else { batches.outer() };
+        let (backbone, blocks) = (method.backbone(), method.blocks());
+        let adapter = blocks.first().map(|block| &block.values);
+        let seconds_per_token = |pass: &dyn Fn()| {
+            let start = Instant::now();
+            pass();
+            start.elapsed().as_secs_f64() / batch.tokens() as f64
+        };
+        let forward = || drop(losses(backbone, &[Part { batch: &batch, adapter }], &Perturbation::None));
+        let gradient = match (config.method.has_gradients(), adapter) {
+            (true, Some(adapter)) => seconds_per_token(&|| drop(loss_gradients(backbone, adapter, &[(1.0, &batch)]))),
+            (true, None) => {
+                seconds_per_token(&|| drop(mean_backbone_gradients(backbone, std::slice::from_ref(&batch))))
+            }
+            (false, _) => {
+                forward();
+                0.0
+            }
+        };
+        Self { gradient, forward: seconds_per_token(&forward) }
+    }
+}
+
+/// What a step feeds.
+struct StepCost {
+    /// Passes over a batch: forward, and backward.
+    passes: [usize; 2],
+    /// Tokens in all passes with gradients.
+    gradient_tokens: f64,
+    /// Tokens in all passes without.
+    forward_tokens: f64,
+    /// Tokens of the largest pass of each kind.
+    largest: PassTokens,
+}
+
+impl StepCost {
+    /// With batches of so many tokens: of the inner level, B_f and B_p.
+    fn new(config: &Config, [inner, f, p]: [f64; 3]) -> Self {
+        let (method, outer) = (&config.method, &config.outer);
+        let (of_inner, of_outer) = (config.inner.accumulate, outer.accumulate);
+        // Evaluations of the objective, and how many of them ride on one pass.
+        let (evaluations, at_once) = match outer.sides {
+            1 => (outer.directions + 1, 1),
+            _ => (2 * outer.directions, 2),
+        };
+        let exact = Self {
+            passes: [of_inner; 2],
+            gradient_tokens: inner * of_inner as f64,
+            forward_tokens: 0.0,
+            largest: PassTokens { gradient: inner, forward: 0.0 },
+        };
+        let estimated = |losses: usize, tokens: f64| Self {
+            passes: [evaluations * losses * of_outer, 0],
+            gradient_tokens: 0.0,
+            forward_tokens: (evaluations * of_outer) as f64 * tokens,
+            largest: PassTokens { gradient: 0.0, forward: at_once as f64 * tokens },
+        };
+        match method.name {
+            MethodName::ZeroShot | MethodName::Icl => {
+                Self { passes: [0; 2], gradient_tokens: 0.0, ..estimated(0, 0.0) }
+            }
+            MethodName::FirstOrder | MethodName::Full => exact,
+            MethodName::Mezo => estimated(1, f),
+            MethodName::TwoStage => {
+                // Of the stage that takes longest to come: the second.
+                let largest = PassTokens { gradient: inner, ..estimated(1, f).largest };
+                Self { largest, ..estimated(1, f) }
+            }
+            MethodName::Bilevel => {
+                // a and b with their gradient in one pass, then a, b and c on every side.
+                let slopes = estimated(3, f + 2.0 * p);
+                let (t, both) = (method.inner_steps * of_inner, 2 * of_outer);
+                Self {
+                    passes: [t + both + slopes.passes[0], t + both],
+                    gradient_tokens: inner * t as f64 + (f + p) * of_outer as f64,
+                    largest: PassTokens { gradient: inner.max(f + p), ..slopes.largest },
+                    ..slopes
+                }
+            }
+        }
     }
 }
 
 impl Plan {
-    pub(super) fn new(
-        config: &Config,
-        inputs: &Inputs,
-        backbone_parameters: usize,
-        adapter_parameters: usize,
-        speed: Speed,
-    ) -> Self {
-        let method = &config.method;
+    pub(super) fn new(config: &Config, inputs: &Inputs, method: &Method, speed: Speed) -> Self {
+        let backbone_parameters = method.backbone().len();
+        let adapter_parameters = method.blocks().first().map_or(0, |block| block.values.len());
         let mean = |examples: &[crate::task::EncodedExample]| {
             let tokens = Batch::answers(examples.iter().map(|e| e.gold_row())).tokens();
             tokens as f64 / examples.len() as f64
@@ -99,16 +166,20 @@ impl Plan {
         let (inner, outer) = (mean(&inputs.inner), mean(&inputs.outer));
         let inner_batch = inner * config.inner.batch_size as f64;
         let (f, p) = (outer * config.outer.batch_size as f64, inner * config.outer.batch_size as f64);
-        let steps = method.inner_steps;
-        // The outer level: a and b with their gradient in one pass, then a, b and c at both signs.
-        let gradient_tokens = inner_batch * steps as f64 + f + p;
-        let forward_tokens = 2.0 * (f + 2.0 * p);
-        let seconds_per_step = gradient_tokens * speed.gradient + forward_tokens * speed.forward;
+        let cost = StepCost::new(config, [inner_batch, f, p]);
         let mut warnings = inputs.notes.clone();
-        if config.outer.optimizer == BackboneOptimizer::Adam {
+        if config.method.estimates_backbone() && config.outer.optimizer == BackboneOptimizer::Adam {
             let bytes = 8 * backbone_parameters as u64;
             warnings.push(format!(
                 "outer.optimizer = \"adam\" keeps two numbers per weight: {} more memory. `rms` needs none",
+                Bytes(bytes)
+            ));
+        }
+        if config.method.name == MethodName::Full {
+            let bytes = BYTES_OF_FULL * backbone_parameters as u64;
+            warnings.push(format!(
+                "method.name = \"full\" keeps gradients, two moments and the next value of every weight: {} more memory. \
+                 The other methods need none of that",
                 Bytes(bytes)
             ));
         }
@@ -121,20 +192,13 @@ impl Plan {
             task: format!("{} (template {})", config.data.task, config.data.template),
             examples: [inputs.inner.len(), inputs.outer.len(), inputs.validation.len(), inputs.evaluation.len()],
             truncation: inputs.truncation.to_string(),
-            inner_steps: steps,
-            penalty: method.penalty,
-            warm_start: method.warm_start,
+            method: config.method.name,
+            description: describe(config),
             tokens_per_batch: [inner_batch, f],
-            forward_passes: steps + 2 + 6,
-            backward_passes: steps + 2,
-            peak_memory: peak_memory(
-                config,
-                inputs,
-                backbone_parameters,
-                adapter_parameters,
-                PassTokens { gradient: inner_batch.max(f + p), forward: forward_tokens.max(EVALUATION_TOKENS) },
-            ),
-            seconds_per_step,
+            forward_passes: cost.passes[0],
+            backward_passes: cost.passes[1],
+            peak_memory: peak_memory(config, inputs, backbone_parameters, adapter_parameters, &cost.largest),
+            seconds_per_step: cost.gradient_tokens * speed.gradient + cost.forward_tokens * speed.forward,
             max_steps: config.run.max_steps,
             max_minutes: config.run.max_minutes,
             threads: rayon::current_num_threads(),
@@ -144,6 +208,36 @@ impl Plan {
         }
     }
 }
+
+/// A method in a few words.
+fn describe(config: &Config) -> String {
+    let (method, outer) = (&config.method, &config.outer);
+    let estimates = || {
+        let (sides, directions) = (outer.sides, outer.directions);
+        format!("{} over {directions} direction(s), {sides}-sided", outer.optimizer.name())
+    };
+    match method.name {
+        MethodName::Bilevel => format!(
+            "bilevel: T = {}, λ = {}, warm start {} inner steps",
+            method.inner_steps, method.penalty, method.warm_start
+        ),
+        MethodName::Mezo => format!("mezo on {}: {}", method.on, estimates()),
+        MethodName::FirstOrder => format!("first-order: {} on a {} block", config.inner.optimizer, config.peft.kind),
+        MethodName::TwoStage => {
+            let first = match (method.first_stage_steps, method.first_stage_minutes) {
+                (None, Some(minutes)) => format!("{minutes} minutes"),
+                (steps, _) => format!("{} steps", steps.unwrap_or(0)),
+            };
+            format!("two-stage: first-order for {first}, then mezo: {}", estimates())
+        }
+        MethodName::Full => "full: adamw on every weight".to_owned(),
+        MethodName::ZeroShot => "zero-shot: nothing is trained".to_owned(),
+        MethodName::Icl => format!("icl: nothing is trained, {} demonstrations", config.data.shots),
+    }
+}
+
+/// What `full` needs per weight besides the weight: its gradient, two moments, and the value that replaces it.
+const BYTES_OF_FULL: u64 = 16;
 
 /// Tokens that an evaluation feeds at once.
 const EVALUATION_TOKENS: f64 = 2048.0;
@@ -163,17 +257,21 @@ fn peak_memory(
     inputs: &Inputs,
     backbone_parameters: usize,
     adapter_parameters: usize,
-    tokens: PassTokens,
+    tokens: &PassTokens,
 ) -> u64 {
     /// The program, the tokenizer and the encoded data.
     const BASE: f64 = 60e6;
     let model = inputs.files.config();
     let bytes_per_weight = config.model.dtype.size();
-    let adam = config.outer.optimizer == BackboneOptimizer::Adam;
-    let weights = backbone_parameters * (bytes_per_weight + if adam { 8 } else { 0 });
-    // p, s, their gradient, two moments each, and the best pair.
-    let blocks = adapter_parameters * 4 * 9;
-    let activations = (tokens.gradient * saved_per_token(model)).max(tokens.forward * transient_per_token(model));
+    let adam = config.method.estimates_backbone() && config.outer.optimizer == BackboneOptimizer::Adam;
+    let full = config.method.name == MethodName::Full;
+    let states = if adam { 8 } else { 0 } + if full { BYTES_OF_FULL as usize } else { 0 };
+    let weights = backbone_parameters * (bytes_per_weight + states);
+    // Of the bilevel method p, s, their gradient, two moments each, and the best pair; else p, its gradient (or both sides
+    // of it), two moments, and the best one.
+    let blocks = adapter_parameters * 4 * if config.method.name == MethodName::Bilevel { 9 } else { 5 };
+    let forward = tokens.forward.max(EVALUATION_TOKENS);
+    let activations = (tokens.gradient * saved_per_token(model)).max(forward * transient_per_token(model));
     (weights as f64 + blocks as f64 + activations + BASE) as u64
 }
 
@@ -230,33 +328,42 @@ impl fmt::Display for Plan {
             self.dtype,
             self.compute
         )?;
-        writeln!(f, "adapters    p and s, {} values each", Count(self.adapter_parameters as f64))?;
+        let values = Count(self.adapter_parameters as f64);
+        match (self.method, self.adapter_parameters) {
+            (MethodName::Bilevel, _) => writeln!(f, "adapters    p and s, {values} values each")?,
+            (_, 0) => {}
+            _ => writeln!(f, "adapter     p, {values} values")?,
+        }
         writeln!(
             f,
-            "task        {}: {inner} inner, {outer} outer, {validation} validation, {evaluation} held out",
-            self.task
+            "task        {}: {}, {validation} validation, {evaluation} held out",
+            self.task,
+            match self.method {
+                MethodName::Bilevel => format!("{inner} inner, {outer} outer"),
+                _ => format!("{inner} training"),
+            }
         )?;
         writeln!(f, "data        {}", self.truncation)?;
-        writeln!(
-            f,
-            "method      bilevel: T = {}, λ = {}, warm start {} inner steps",
-            self.inner_steps, self.penalty, self.warm_start
-        )?;
-        writeln!(
-            f,
-            "batches     {:.0} tokens (inner), {:.0} tokens (outer)",
-            self.tokens_per_batch[0], self.tokens_per_batch[1]
-        )?;
-        writeln!(
-            f,
-            "per step    {} forward and {} backward passes, about {:.1} s",
-            self.forward_passes, self.backward_passes, self.seconds_per_step
-        )?;
+        writeln!(f, "method      {}", self.description)?;
+        if self.forward_passes > 0 {
+            writeln!(
+                f,
+                "batches     {:.0} tokens (inner), {:.0} tokens (outer)",
+                self.tokens_per_batch[0], self.tokens_per_batch[1]
+            )?;
+            writeln!(
+                f,
+                "per step    {} forward and {} backward passes, about {:.1} s",
+                self.forward_passes, self.backward_passes, self.seconds_per_step
+            )?;
+        }
         writeln!(f, "memory      about {} at peak", Bytes(self.peak_memory))?;
         let steps = self.max_steps.map(|steps| format!("{steps} steps"));
         let minutes = self.max_minutes.map(|minutes| format!("{minutes} minutes of training"));
         let bounds: Vec<String> = steps.into_iter().chain(minutes).collect();
-        writeln!(f, "until       {}", bounds.join(" or "))?;
+        if self.forward_passes > 0 {
+            writeln!(f, "until       {}", bounds.join(" or "))?;
+        }
         write!(f, "output      {} ({} threads)", self.output, self.threads)?;
         for key in &self.unused_keys {
             write!(f, "\nunused      {key} has no effect with this method and adapter")?;
