@@ -76,8 +76,8 @@ fn demonstrations_change_what_is_seen() {
         let workspace = Workspace::new();
         train(&workspace, settings)["scores"][0]["loss"].as_f64().unwrap()
     };
-    let [none, one, three] =
-        ["zero-shot", "icl --set data.shots=1", "icl --set data.shots=3"].map(|name| loss(&format!("--set method.name={name}")));
+    let [none, one, three] = ["zero-shot", "icl --set data.shots=1", "icl --set data.shots=3"]
+        .map(|name| loss(&format!("--set method.name={name}")));
     assert!(none != one && one != three, "{none} {one} {three}");
     let workspace = Workspace::new();
     let assert = workspace.zofo("train config.toml --set method.name=icl --set data.shots=41");
@@ -99,6 +99,7 @@ fn every_journal_replays_to_the_bytes_of_its_run() {
         "--set method.name=mezo --set outer.directions=3 --set outer.weight_decay=10 --set outer.distribution=rademacher",
         "--set method.name=mezo --set outer.sides=1 --set outer.distribution=sphere --set outer.optimizer=adam",
         "--set method.name=mezo --set outer.mask_elements=smallest --set outer.mask_names=.*proj.* --set outer.mask_layers=[0,2]",
+        "--set method.name=mezo --set model.dtype=bf16 --set outer.lr=1e-3 --set outer.rank=2",
         "--set method.name=mezo --set model.dtype=bf16 --set outer.lr=1e-3 --set outer.mask_elements=random",
         "--set method.name=two-stage --set method.first_stage_steps=2 --set outer.mask_elements=largest",
         "--set outer.directions=2 --set outer.accumulate=2 --set inner.accumulate=2 --set method.penalty_normalized=true",
@@ -109,7 +110,15 @@ fn every_journal_replays_to_the_bytes_of_its_run() {
         workspace.zofo(&replay).success();
         assert_eq!(content(&workspace.path("rebuilt")), content(&workspace.path("run/backbone")), "{settings}");
         let journal = json_of(&workspace.zofo("journal run/journal.zofo --json").success());
-        let version = if settings.contains("outer.directions") || settings.contains("outer.mask") || settings.contains("outer.dist") { 2 } else { 1 };
+        let version = if settings.contains("outer.directions")
+            || settings.contains("outer.mask")
+            || settings.contains("outer.rank")
+            || settings.contains("outer.dist")
+        {
+            2
+        } else {
+            1
+        };
         assert_eq!(journal["format_version"], version, "{settings}");
         assert_eq!(journal["updates"]["skipped_steps"], 0, "{settings}");
     }
@@ -134,7 +143,8 @@ fn exact_gradients_keep_the_best_step() {
         train(&other, &format!("--set method.name=full --set inner.lr=3e-3 --set run.max_steps={kept}"));
         assert_eq!(content(&other.path("run/backbone")), content(&workspace.path("run/backbone")));
     }
-    let left: Vec<String> = content(&workspace.path("run")).into_keys().filter(|name| name.contains("snapshot")).collect();
+    let left: Vec<String> =
+        content(&workspace.path("run")).into_keys().filter(|name| name.contains("snapshot")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

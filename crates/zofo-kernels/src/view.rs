@@ -1,6 +1,6 @@
 //! Perturbed weights as views.
 
-use crate::direction::{Descent, Direction, Mask, Weight};
+use crate::direction::{Descent, Direction, LowRank, Mask, Weight};
 use half::bf16;
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ pub enum Noise {
     Generated(Direction),
     /// The same, but 0 in the elements that a mask leaves out.
     Masked(Direction, Mask),
+    /// The product of two thin matrices, which are stored.
+    LowRank(Arc<LowRank>),
     /// One stored value per element, row-major. For comparisons with a recorded direction.
     Stored(Arc<[f32]>),
 }
@@ -24,6 +26,7 @@ impl Noise {
     pub fn fill(&self, start: usize, out: &mut [f32]) {
         match self {
             Noise::Generated(direction) | Noise::Masked(direction, _) => direction.fill(start as u64, out),
+            Noise::LowRank(z) => z.fill(start, out),
             Noise::Stored(z) => out.copy_from_slice(&z[start..start + out.len()]),
         }
     }
@@ -39,6 +42,13 @@ impl Noise {
         match self {
             Noise::Generated(direction) | Noise::Masked(direction, _) => {
                 direction.perturb(start as u64, weights, scale, out);
+            }
+            Noise::LowRank(z) => {
+                assert_eq!(weights.len(), out.len(), "weights and what is written have one length");
+                z.fill(start, out);
+                for (out, w) in out.iter_mut().zip(weights) {
+                    *out = w.widen() + scale * *out;
+                }
             }
             Noise::Stored(z) => {
                 assert_eq!(weights.len(), out.len(), "weights and what is written have one length");
@@ -56,7 +66,7 @@ impl Noise {
             Noise::Generated(direction) | Noise::Masked(direction, _) => {
                 direction.perturb_pair(start as u64, weights, eps, plus, minus);
             }
-            Noise::Stored(_) => {
+            Noise::LowRank(_) | Noise::Stored(_) => {
                 self.perturb(start, weights, eps, plus);
                 self.perturb(start, weights, -eps, minus);
             }
@@ -73,6 +83,13 @@ impl Noise {
             Noise::Generated(direction) => direction.update_f32(start as u64, weights, step),
             Noise::Masked(direction, _) => {
                 self.update_kept(start, weights, |weights| direction.update_f32(start as u64, weights, step));
+            }
+            Noise::LowRank(z) => {
+                let mut values = vec![0.0; weights.len()];
+                z.fill(start, &mut values);
+                for (w, z) in weights.iter_mut().zip(values) {
+                    *w = step.of(*w, z);
+                }
             }
             Noise::Stored(z) => {
                 let z = &z[start..start + weights.len()];
@@ -91,6 +108,14 @@ impl Noise {
             Noise::Generated(direction) => direction.update_bf16(start as u64, weights, step),
             Noise::Masked(direction, _) => {
                 self.update_kept(start, weights, |weights| direction.update_bf16(start as u64, weights, step));
+            }
+            Noise::LowRank(z) => {
+                let mut values = vec![0.0; weights.len()];
+                z.fill(start, &mut values);
+                for (value, w) in values.iter_mut().zip(&*weights) {
+                    *value = step.of(w.widen(), *value);
+                }
+                z.whole().round_bf16(start as u64, &values, weights);
             }
             Noise::Stored(z) => {
                 let z = &z[start..start + weights.len()];
@@ -139,6 +164,15 @@ pub enum WeightView {
 }
 
 impl WeightView {
+    /// A direction of low rank with its factor for every sign, if the weight is read along one.
+    pub(crate) fn low_rank(&self) -> Option<(&LowRank, Vec<f32>)> {
+        match self {
+            WeightView::One { noise: Noise::LowRank(z), scale } => Some((z, vec![*scale])),
+            WeightView::Pair { noise: Noise::LowRank(z), eps } => Some((z, vec![*eps, -*eps])),
+            _ => None,
+        }
+    }
+
     /// Number of different weights that one activation batch sees: 2 for a pair, else 1.
     pub fn signs(&self) -> usize {
         match self {

@@ -3,6 +3,7 @@
 
 use burn::tensor::{Device, Tensor};
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zofo::hf::{ModelFiles, ModuleNames, WeightDtype};
@@ -122,12 +123,15 @@ fn weights_are_seen_as_an_update_would_leave_them() {
             .zip([&blocks[2], &blocks[1]])
             .map(|(batch, block)| Part { batch, adapter: Some(block) })
             .collect();
-        let direction = BackboneDirection::Seeded(8);
-        let view = Perturbation::One { direction: direction.clone(), scale: 1e-2 };
-        let seen = values(backbone.token_nll(&parts, &view));
-        backbone.descend(&direction, -1e-2);
-        let moved = values(backbone.token_nll(&parts, &Perturbation::None));
-        assert_close(&seen, &moved, &name);
+        let low_rank = DirectionKind { rank: NonZeroUsize::new(2), ..DirectionKind::default() };
+        let low_rank = Arc::new(DirectionSpace::new(low_rank, &backbone).unwrap()).direction(8, &backbone);
+        for direction in [BackboneDirection::Seeded(8), low_rank] {
+            let view = Perturbation::One { direction: direction.clone(), scale: 1e-2 };
+            let seen = values(backbone.token_nll(&parts, &view));
+            backbone.descend(&direction, -1e-2);
+            let moved = values(backbone.token_nll(&parts, &Perturbation::None));
+            assert_close(&seen, &moved, &name);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod random_model;
 use burn::tensor::Tensor;
 use proptest::prelude::*;
 use random_model::RandomModel;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use zofo::eval::{Generation, Sampling, evaluate, generate};
 use zofo::hf::WeightDtype;
@@ -233,6 +234,7 @@ fn replay_gives_the_same_bits() {
             names: Some(".*proj.*".into()),
             ..Default::default()
         },
+        DirectionKind { rank: NonZeroUsize::new(3), ..Default::default() },
         DirectionKind { elements: Some(mask(ElementChoice::Random)), ..Default::default() },
         DirectionKind { elements: Some(mask(ElementChoice::Smallest)), ..Default::default() },
     ];

@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use random_model::RandomModel;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use zofo::hf::{ModelFiles, WeightDtype};
 use zofo::model::{Backbone, Batch, Part};
@@ -71,6 +72,8 @@ impl Setting {
 struct Reference {
     setting: Setting,
     start: Vectors,
+    /// Of the model's weights.
+    shapes: BTreeMap<String, Vec<usize>>,
     theta: Vectors,
     mean_square: f64,
     moments: [Vectors; 2],
@@ -81,35 +84,55 @@ impl Reference {
     fn new(setting: &Setting, theta: Vectors) -> Self {
         let zeros = || theta.iter().map(|(name, values)| (name.clone(), vec![0.0; values.len()])).collect();
         let moments = [zeros(), zeros()];
-        Self { setting: setting.clone(), start: theta.clone(), theta, mean_square: 0.0, moments, steps: 0 }
+        let shapes = theta.keys().map(|name| (name.clone(), Vec::new())).collect();
+        Self { setting: setting.clone(), start: theta.clone(), shapes, theta, mean_square: 0.0, moments, steps: 0 }
     }
 
-    /// Whether an element is trained.
-    fn is_covered(&self, name: &str, index: usize) -> bool {
+    /// Which elements of a tensor are trained.
+    fn covered(&self, name: &str) -> Vec<bool> {
         let kind = &self.setting.kind;
         let in_layer = |layers: &Vec<usize>| layers.iter().any(|layer| name.contains(&format!(".layers.{layer}.")));
-        let named = kind.names.as_ref().is_none_or(|_| name.contains("mlp")) && kind.layers.as_ref().is_none_or(in_layer);
-        named
-            && kind.elements.as_ref().is_none_or(|mask| {
-                let mut sizes: Vec<f64> = self.start[name].iter().map(|w| w.abs()).collect();
-                sizes.sort_by(f64::total_cmp);
-                let count = (mask.share * sizes.len() as f64).round() as usize;
-                let size = (self.theta[name][index] as f32).abs();
-                match mask.by {
-                    ElementChoice::Smallest => f64::from(size) <= sizes[count - 1],
-                    ElementChoice::Largest => f64::from(size) >= sizes[sizes.len() - count],
-                    ElementChoice::Random => unreachable!("the reference has no generator"),
-                }
-            })
+        let named = kind.names.as_ref().is_none_or(|_| name.contains("mlp"));
+        let values = &self.theta[name];
+        if !named || !kind.layers.as_ref().is_none_or(in_layer) {
+            return vec![false; values.len()];
+        }
+        let Some(mask) = &kind.elements else { return vec![true; values.len()] };
+        let mut sizes: Vec<f64> = self.start[name].iter().map(|w| w.abs()).collect();
+        sizes.sort_by(f64::total_cmp);
+        let count = (mask.share * sizes.len() as f64).round() as usize;
+        let (small, large) = (sizes[count - 1], sizes[sizes.len() - count]);
+        let size = values.iter().map(|w| f64::from((*w as f32).abs()));
+        match mask.by {
+            ElementChoice::Smallest => size.map(|size| size <= small).collect(),
+            ElementChoice::Largest => size.map(|size| size >= large).collect(),
+            ElementChoice::Random => unreachable!("the reference has no generator"),
+        }
     }
 
     /// z, whole, with its length on a sphere.
     fn direction(&self, seed: u64) -> Vectors {
         let plain = BackboneDirection::Seeded(seed);
-        let of = |(name, values): (&String, &Vec<f64>)| {
-            let mut z = vec![0.0; values.len()];
+        let normals = |name: &str, len: usize| {
+            let mut z = vec![0.0; len];
             plain.of(name, ParameterId::from_name(name)).fill(0, &mut z);
-            let covered = z.iter().enumerate().map(|(i, z)| if self.is_covered(name, i) { f64::from(*z) } else { 0.0 });
+            z
+        };
+        let of = |(name, values): (&String, &Vec<f64>)| {
+            let z = match (self.setting.kind.rank, &self.shapes[name][..]) {
+                (Some(rank), &[rows, columns]) => {
+                    let rank = rank.get();
+                    let [u, v] =
+                        [("u", rows), ("v", columns)].map(|(part, n)| normals(&format!("{name}#{part}"), n * rank));
+                    let product =
+                        |i: usize, j: usize| (0..rank).map(|k| u[i * rank + k] * v[j * rank + k]).sum::<f32>();
+                    let all = (0..rows * columns).map(|i| product(i / columns, i % columns) / (rank as f32).sqrt());
+                    all.collect()
+                }
+                _ => normals(name, values.len()),
+            };
+            let covered =
+                z.iter().zip(self.covered(name)).map(|(z, covered)| if covered { f64::from(*z) } else { 0.0 });
             (name.clone(), covered.collect())
         };
         let mut z: Vectors = self.theta.iter().map(of).collect();
@@ -141,32 +164,29 @@ impl Reference {
         let count = slopes.len() as f64;
         self.mean_square = 0.99 * self.mean_square + 0.01 * slopes.iter().map(|g| g * g).sum::<f64>() / count;
         let root = (self.mean_square / (1.0 - 0.99f64.powi(self.steps))).sqrt();
+        let corrections = [0.9f64, 0.999].map(|beta| 1.0 - beta.powi(self.steps));
         let rate = self.setting.learning_rate;
-        let names: Vec<String> = self.theta.keys().cloned().collect();
-        for name in names {
-            for i in 0..self.theta[&name].len() {
-                if !self.is_covered(&name, i) {
-                    continue;
-                }
-                let mean = |f: &dyn Fn(f64) -> f64| {
-                    z.iter().zip(&slopes).map(|(z, g)| f(*g) * z[&name][i]).sum::<f64>() / count
-                };
+        let covered: Vec<Vec<bool>> = self.theta.keys().map(|name| self.covered(name)).collect();
+        let [first, second] = &mut self.moments;
+        let moments = first.values_mut().zip(second.values_mut());
+        for (((name, theta), (first, second)), covered) in self.theta.iter_mut().zip(moments).zip(covered) {
+            let z: Vec<&[f64]> = z.iter().map(|z| z[name].as_slice()).collect();
+            for i in (0..theta.len()).filter(|&i| covered[i]) {
+                let mean =
+                    |f: &dyn Fn(f64) -> f64| z.iter().zip(&slopes).map(|(z, g)| f(*g) * z[i]).sum::<f64>() / count;
                 let delta = match self.setting.optimizer {
                     BackboneOptimizer::Sgd => mean(&|g| g),
                     BackboneOptimizer::Rms => mean(&|g| g / root),
                     BackboneOptimizer::Sign => mean(&f64::signum),
                     BackboneOptimizer::Adam => {
                         let gradient = mean(&|g| g);
-                        let [first, second] = &mut self.moments;
-                        let (m, v) = (&mut first.get_mut(&name).unwrap()[i], &mut second.get_mut(&name).unwrap()[i]);
-                        *m = 0.9 * *m + 0.1 * gradient;
-                        *v = 0.999 * *v + 0.001 * gradient * gradient;
-                        let m_hat = *m / (1.0 - 0.9f64.powi(self.steps));
-                        m_hat / ((*v / (1.0 - 0.999f64.powi(self.steps))).sqrt() + 1e-8)
+                        first[i] = 0.9 * first[i] + 0.1 * gradient;
+                        second[i] = 0.999 * second[i] + 0.001 * gradient * gradient;
+                        let (m, v) = (first[i] / corrections[0], second[i] / corrections[1]);
+                        m / (v.sqrt() + 1e-8)
                     }
                 };
-                let w = &mut self.theta.get_mut(&name).unwrap()[i];
-                *w -= rate * self.setting.decay * *w + rate * delta;
+                theta[i] -= rate * self.setting.decay * theta[i] + rate * delta;
             }
         }
         slopes
@@ -203,6 +223,8 @@ fn follow(setting: &Setting, context: &str) {
     let backbone = model.load(WeightDtype::F32);
     let space = Arc::new(DirectionSpace::new(setting.kind.clone(), &backbone).unwrap());
     let mut reference = Reference::new(setting, weights(&backbone));
+    let shapes = backbone.parameters().iter().map(|weight| (weight.name().to_owned(), weight.shape().to_vec()));
+    reference.shapes = shapes.collect();
     let mut mezo = Mezo {
         backbone,
         adapter: None,
@@ -242,6 +264,14 @@ fn mezo_follows_the_reference_with_every_option() {
     let of_sphere = DirectionKind { distribution: ElementDistribution::Sphere, ..DirectionKind::default() };
     follow(&Setting { kind: of_sphere.clone(), ..rms.clone() }, "sphere");
     follow(&Setting { kind: of_sphere, ..adam.clone() }, "sphere, adam");
+}
+
+#[test]
+fn mezo_follows_the_reference_along_directions_of_low_rank() {
+    for (optimizer, rank) in [(BackboneOptimizer::Rms, 2), (BackboneOptimizer::Adam, 1), (BackboneOptimizer::Sgd, 5)] {
+        let kind = DirectionKind { rank: NonZeroUsize::new(rank), ..DirectionKind::default() };
+        follow(&Setting { kind, decay: 3.0, ..Setting::plain(optimizer) }, &format!("rank {rank}, {optimizer:?}"));
+    }
 }
 
 #[test]
@@ -320,6 +350,29 @@ fn mezo_on_a_block_follows_the_reference() {
 }
 
 #[test]
+fn signs_move_every_value_of_a_block_equally_far() {
+    let model = RandomModel::new();
+    let kind = DirectionKind { distribution: ElementDistribution::Rademacher, ..DirectionKind::default() };
+    let space = Arc::new(DirectionSpace::of_block(kind));
+    let mut mezo = MezoPeft {
+        backbone: model.load(WeightDtype::F32),
+        adapter: Block::new(model.adapter(1), Optimizer::Adam),
+        rule: UpdaterState::new(BackboneOptimizer::Sign),
+        spsa: Spsa::two_sided(EPS as f32),
+        accumulate: 2,
+    };
+    let before = vectors(&mezo.adapter.values);
+    let rates = LearningRates { backbone: 0.25, ..LearningRates::default() };
+    let directions = vec![space.direction(3, &mezo.backbone)];
+    let report = mezo.step(&StepInput::new(directions, rates), &mut RandomBatches(1)).unwrap();
+    assert_ne!(report.updates[0].estimate.slope, 0.0);
+    let after = vectors(&mezo.adapter.values);
+    for (before, after) in before.values().flatten().zip(after.values().flatten()) {
+        assert!(((before - after).abs() - 0.25).abs() < 1e-6, "{before} became {after}");
+    }
+}
+
+#[test]
 fn accumulated_batches_are_one_batch_of_all_of_them() {
     /// Batches of one row each, or of all rows at once: all rows have as many labels.
     struct Rows {
@@ -348,7 +401,8 @@ fn accumulated_batches_are_one_batch_of_all_of_them() {
     let mut row = || (0..15).map(|_| random.next_u64() as u32 % RandomModel::VOCABULARY).collect::<Vec<u32>>();
     // Two rows for s; then B_f and B_p in turn.
     let [s1, s2, f1, p1, f2, p2] = [0; 6].map(|_| row());
-    let input = StepInput::new(vec![BackboneDirection::Seeded(2)], LearningRates { shadow: 0.1, adapter: 0.1, backbone: 1e-4 });
+    let input =
+        StepInput::new(vec![BackboneDirection::Seeded(2)], LearningRates { shadow: 0.1, adapter: 0.1, backbone: 1e-4 });
     let run = |rows: Vec<Vec<u32>>, at_once: usize, accumulate: usize| {
         let mut method = bilevel(&model);
         (method.inner_accumulate, method.outer_accumulate) = (accumulate, accumulate);

@@ -100,6 +100,9 @@ impl Report<'_> {
     fn describe_directions(&self) -> String {
         let UpdateScheme { directions, per_step, weight_decay } = self.scheme;
         let mut text = format!("directions  {per_step} a step, {}", directions.distribution);
+        if let Some(rank) = directions.rank {
+            text += &format!(" of rank {rank}");
+        }
         if let Some(names) = &directions.names {
             text += &format!(", over weights named {names}");
         }

@@ -96,3 +96,21 @@ impl Kernel for UpdateBf16<'_> {
         }
     }
 }
+
+/// Values, rounded stochastically.
+pub(super) struct RoundBf16<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) weights: &'a mut [bf16],
+}
+
+impl Kernel for RoundBf16<'_> {
+    #[inline(always)]
+    fn piece(&mut self, stream: &Stream, piece: Piece) {
+        let words = stream.rounding_words(piece.group);
+        let values = &self.values[piece.in_slice.clone()];
+        let weights = &mut self.weights[piece.in_slice];
+        for ((w, value), &word) in weights.iter_mut().zip(values).zip(&words.as_flattened()[piece.in_group]) {
+            *w = round_stochastically(*value, word);
+        }
+    }
+}

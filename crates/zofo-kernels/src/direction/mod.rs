@@ -32,6 +32,7 @@
 
 mod descent;
 mod kernel;
+mod low_rank;
 mod mask;
 mod normal;
 mod philox;
@@ -48,11 +49,12 @@ use half::bf16;
 use sha2::{Digest, Sha256};
 
 pub use self::descent::Descent;
+pub use self::low_rank::LowRank;
 pub use self::mask::Mask;
 pub use self::weight::Weight;
 pub use crate::isa::Isa;
 
-use self::kernel::{Fill, Perturb, PerturbPair, UpdateBf16, UpdateF32};
+use self::kernel::{Fill, Perturb, PerturbPair, RoundBf16, UpdateBf16, UpdateF32};
 use self::run::{Kernel, run_with};
 use self::stream::{MAX_ELEMENTS, Stream};
 
@@ -155,6 +157,13 @@ impl Direction {
     /// is kept on average instead of lost. A finite difference gives a finite weight.
     pub fn update_bf16(&self, start: u64, weights: &mut [bf16], step: impl Into<Descent>) {
         self.run(start, weights.len(), UpdateBf16 { weights, step: step.into() });
+    }
+
+    /// Rounds `values` stochastically into `weights`, which begin at element `start`, with the bits that
+    /// [`update_bf16`](Self::update_bf16) uses.
+    pub(crate) fn round_bf16(&self, start: u64, values: &[f32], weights: &mut [bf16]) {
+        assert_eq!(values.len(), weights.len(), "values and weights differ in length");
+        self.run(start, values.len(), RoundBf16 { values, weights });
     }
 
     fn run(&self, start: u64, len: usize, kernel: impl Kernel) {

@@ -107,15 +107,27 @@ impl RowWeight {
 impl DecoderOps for Flex {
     fn project(x: FlexTensor, weight: FlexTensor, view: WeightView) -> FlexTensor {
         let x = Activations::new(x);
-        let weight = WeightMatrix::new(&weight, &view);
-        let y = dots::product(x.values(), &weight);
+        // Along a direction of low rank no perturbed weight is formed.
+        let low_rank = view.low_rank();
+        let seen = if low_rank.is_some() { &WeightView::Exact } else { &view };
+        let weight = WeightMatrix::new(&weight, seen);
+        let mut y = dots::product(x.values(), &weight);
+        if let Some((z, scales)) = &low_rank {
+            z.add_product(x.values(), &mut y, scales);
+        }
         matrix(y, [x.shape()[0], weight.rows])
     }
 
     fn project_transposed(x: FlexTensor, weight: FlexTensor, view: WeightView) -> FlexTensor {
         let x = Activations::new(x);
-        let weight = WeightMatrix::new(&weight, &view);
-        let y = gemm::product(x.values(), &weight);
+        // Along a direction of low rank no perturbed weight is formed.
+        let low_rank = view.low_rank();
+        let seen = if low_rank.is_some() { &WeightView::Exact } else { &view };
+        let weight = WeightMatrix::new(&weight, seen);
+        let mut y = gemm::product(x.values(), &weight);
+        if let Some((z, scales)) = &low_rank {
+            z.add_product_transposed(x.values(), &mut y, scales);
+        }
         matrix(y, [x.shape()[0], weight.columns])
     }
 

@@ -48,7 +48,7 @@ fn direction_tensor<B: Backend>(noise: &Noise, weight: &FloatTensor<B>) -> Float
             let data = into_data::<B>(weight.clone());
             noise.fill_for(0, data.as_slice::<f32>().expect("the weight was cast to f32"), &mut z);
         }
-        Noise::Generated(_) | Noise::Stored(_) => noise.fill(0, &mut z),
+        Noise::Generated(_) | Noise::LowRank(_) | Noise::Stored(_) => noise.fill(0, &mut z),
     }
     B::float_from_data(TensorData::new(z, weight.shape()), &weight.device())
 }

@@ -3,8 +3,9 @@
 use super::{bf16, floats, matrix, noise};
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, FloatDType};
-use burn_flex::Flex;
-use zofo_kernels::direction::{Descent, Direction, Mask, ParameterId};
+use burn_flex::{Flex, FlexTensor};
+use std::sync::Arc;
+use zofo_kernels::direction::{Descent, Direction, LowRank, Mask, ParameterId};
 use zofo_kernels::{DecoderOps, Noise, WeightView, reference};
 
 #[test]
@@ -44,10 +45,8 @@ fn a_mask_leaves_weights_as_they_are() {
 
         let stored = Noise::Stored(z.clone().into());
         let x = matrix(1, 6, columns);
-        for view in [
-            |noise| WeightView::One { noise, scale: 0.1 },
-            |noise| WeightView::Pair { noise, eps: 0.1 },
-        ] as [fn(Noise) -> WeightView; 2]
+        for view in [|noise| WeightView::One { noise, scale: 0.1 }, |noise| WeightView::Pair { noise, eps: 0.1 }]
+            as [fn(Noise) -> WeightView; 2]
         {
             let fast = Flex::project(x.clone(), matrix(2, rows, columns), view(masked.clone()));
             let expected = Flex::project(x.clone(), matrix(2, rows, columns), view(stored.clone()));
@@ -70,6 +69,72 @@ fn a_mask_leaves_weights_as_they_are() {
         masked.fill_for(0, &widened, &mut z);
         for ((before, after), z) in widened.iter().zip(&moved).zip(&z) {
             assert_eq!(before == after, *z == 0.0, "{mask:?}: {before} became {after} along {z}");
+        }
+    }
+}
+
+/// A direction of low rank is its two factors' product, in every operation that reads or moves a weight.
+#[test]
+fn a_direction_of_low_rank_acts_like_its_product() {
+    for (rank, rows, columns) in [(1, 30, 40), (2, 33, 231), (5, 7, 19)] {
+        let low = Arc::new(LowRank::new(9, "weight", [rows, columns], rank));
+        let normals = |name: &str, len: usize| {
+            let mut values = vec![0.0; len];
+            Direction::new(9, ParameterId::from_name(name)).fill(0, &mut values);
+            values
+        };
+        let (u, v) = (normals("weight#u", rows * rank), normals("weight#v", columns * rank));
+        let mut z = vec![f32::NAN; rows * columns];
+        low.fill(0, &mut z);
+        for (index, z) in z.iter().enumerate() {
+            let (row, column) = (index / columns, index % columns);
+            let expected: f64 = (0..rank).map(|k| f64::from(u[row * rank + k]) * f64::from(v[column * rank + k])).sum();
+            assert!((f64::from(*z) - expected / (rank as f64).sqrt()).abs() < 1e-5, "{z} at {index}");
+        }
+        let mut piece = vec![f32::NAN; rows * columns / 2];
+        low.fill(columns / 2, &mut piece);
+        assert_eq!(piece, z[columns / 2..columns / 2 + piece.len()]);
+
+        let (noise, stored) = (Noise::LowRank(low), Noise::Stored(z.into()));
+        let close = |left: &FlexTensor, right: &FlexTensor| {
+            for (left, right) in floats(left).iter().zip(floats(right)) {
+                assert!((left - right).abs() < 1e-4, "{left}, by the whole direction {right}");
+            }
+        };
+        for view in [|noise| WeightView::One { noise, scale: 0.1 }, |noise| WeightView::Pair { noise, eps: 0.1 }]
+            as [fn(Noise) -> WeightView; 2]
+        {
+            let (x, by_row) = (matrix(1, 6, columns), matrix(1, 6, rows));
+            let make = || matrix(2, rows, columns);
+            close(
+                &Flex::project(x.clone(), make(), view(noise.clone())),
+                &Flex::project(x.clone(), make(), view(stored.clone())),
+            );
+            close(
+                &Flex::project_transposed(by_row.clone(), make(), view(noise.clone())),
+                &Flex::project_transposed(by_row.clone(), make(), view(stored.clone())),
+            );
+            close(
+                &Flex::project(x.clone(), bf16(&make()), view(noise.clone())),
+                &Flex::project(x.clone(), bf16(&make()), view(stored.clone())),
+            );
+            let signs = view(noise.clone()).signs();
+            let targets: Arc<[u32]> = (0..6 / signs as u32).collect();
+            close(
+                &Flex::token_nll(x.clone(), make(), targets.clone(), None, view(noise.clone())),
+                &Flex::token_nll(x.clone(), make(), targets, None, view(stored.clone())),
+            );
+        }
+        let step = Descent { keep: 0.5, coefficient: 0.1 };
+        let moved = |noise: &Noise| Flex::descend(matrix(2, rows, columns), noise.clone(), step);
+        assert_eq!(floats(&moved(&noise)), floats(&moved(&stored)));
+        let widened = |noise: &Noise| {
+            let moved = Flex::descend(bf16(&matrix(2, rows, columns)), noise.clone(), step);
+            floats(&Flex::float_cast(moved, FloatDType::F32))
+        };
+        // Rounded stochastically, and to nearest: no further apart than a unit in the last place.
+        for (left, right) in widened(&noise).iter().zip(widened(&stored)) {
+            assert!((left - right).abs() <= right.abs() / 128.0 + 1e-30, "{left} and {right}");
         }
     }
 }

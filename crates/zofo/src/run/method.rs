@@ -18,7 +18,7 @@ use crate::zo::estimator::{Sides, Spsa};
 use crate::zo::journal::UpdateScheme;
 use crate::zo::space::{DirectionKind, DirectionSpace, ElementMask};
 use crate::zo::update::{BackboneUpdater, UpdaterState};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +95,7 @@ pub(super) fn update_scheme(config: &Config) -> UpdateScheme {
     UpdateScheme {
         directions: DirectionKind {
             distribution: outer.distribution,
+            rank: outer.rank.and_then(NonZeroUsize::new),
             names: outer.mask_names.clone(),
             layers: outer.mask_layers.clone(),
             elements,

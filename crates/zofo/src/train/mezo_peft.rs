@@ -91,9 +91,7 @@ impl MezoPeft {
 
 /// The block on every side that `view` has.
 fn sides(block: &Adapter, view: &Perturbation) -> Vec<Adapter> {
-    let side = |sign: usize| {
-        changed(block, |name, values| values.copy_from_slice(&view.sides_of(name, values)[sign]))
-    };
+    let side = |sign: usize| changed(block, |name, values| values.copy_from_slice(&view.sides_of(name, values)[sign]));
     (0..view.signs()).map(side).collect()
 }
 

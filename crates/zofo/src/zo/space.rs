@@ -7,9 +7,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use zofo_kernels::Noise;
-use zofo_kernels::direction::{Direction, Distribution, Mask, ParameterId};
+use zofo_kernels::direction::{Direction, Distribution, LowRank, Mask, ParameterId};
 
 /// Elements that are summed, or compared, by one task.
 const CHUNK: usize = 1 << 16;
@@ -20,6 +21,9 @@ const CHUNK: usize = 1 << 16;
 pub struct DirectionKind {
     /// Of the elements.
     pub distribution: ElementDistribution,
+    /// r, if directions over matrices are products of two thin ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<NonZeroUsize>,
     /// A regular expression that has to match a whole name of a weight. Empty: all weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub names: Option<String>,
@@ -117,8 +121,17 @@ pub enum SpaceError {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DirectionSpace {
     kind: DirectionKind,
-    /// Of the weights that are covered, by name.
-    covered: BTreeMap<String, Option<Mask>>,
+    /// The weights that are covered, by name.
+    covered: BTreeMap<String, Covered>,
+}
+
+/// What a direction is over one parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Covered {
+    /// All elements, or those that a mask leaves.
+    Elements(Option<Mask>),
+    /// A matrix of this shape, along a direction of this rank.
+    LowRank([usize; 2], usize),
 }
 
 impl DirectionKind {
@@ -157,9 +170,15 @@ impl DirectionSpace {
     /// [`SpaceError`].
     pub fn new(kind: DirectionKind, base: &Backbone) -> Result<Self, SpaceError> {
         let covered = kind.covered(base.parameters().iter().map(Parameter::name))?;
-        let mask = |parameter: &Parameter| kind.elements.as_ref().map(|mask| mask.over(parameter));
+        let over = |parameter: &Parameter| match (kind.rank, parameter.shape()) {
+            // A thinner matrix would gain nothing.
+            (Some(rank), &[rows, columns]) if rank.get() < rows.min(columns) => {
+                Covered::LowRank([rows, columns], rank.get())
+            }
+            _ => Covered::Elements(kind.elements.as_ref().map(|mask| mask.over(parameter))),
+        };
         let parameters = base.parameters().iter().filter(|parameter| covered.contains(parameter.name()));
-        let covered = parameters.map(|parameter| (parameter.name().to_owned(), mask(parameter))).collect();
+        let covered = parameters.map(|parameter| (parameter.name().to_owned(), over(parameter))).collect();
         Ok(Self { kind, covered })
     }
 
@@ -175,7 +194,8 @@ impl DirectionSpace {
 
     /// Whether any of a parameter's elements may move.
     pub fn covers(&self, name: &str) -> bool {
-        self.covered.contains_key(name)
+        // Only that of a block lists no weights.
+        self.covered.is_empty() || self.covered.contains_key(name)
     }
 
     /// The direction of a seed. On a sphere it has its length: a pass over all of z, without a weight being written.
@@ -209,9 +229,10 @@ impl DirectionSpace {
             ElementDistribution::Rademacher => Distribution::Rademacher,
         };
         let direction = Direction::new(seed, id).with_distribution(distribution);
-        match self.covered.get(name).copied().flatten() {
-            Some(mask) => Noise::Masked(direction, mask),
-            None => Noise::Generated(direction),
+        match self.covered.get(name) {
+            Some(Covered::LowRank(shape, rank)) => Noise::LowRank(Arc::new(LowRank::new(seed, name, *shape, *rank))),
+            Some(Covered::Elements(Some(mask))) => Noise::Masked(direction, *mask),
+            Some(Covered::Elements(None)) | None => Noise::Generated(direction),
         }
     }
 
@@ -271,7 +292,8 @@ mod tests {
 
     #[test]
     fn names_and_layers_choose_among_weights() {
-        let names = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.10.mlp.up_proj.bias"];
+        let names =
+            ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.10.mlp.up_proj.bias"];
         let covered = |pattern: Option<&str>, layers: Option<&[usize]>| {
             let (names_pattern, layers) = (pattern.map(str::to_owned), layers.map(<[usize]>::to_vec));
             let kind = DirectionKind { names: names_pattern, layers, ..DirectionKind::default() };
@@ -292,12 +314,17 @@ mod tests {
         let elements = Some(ElementMask { by: ElementChoice::Largest, share: 0.1 + 0.2, seed: u64::MAX });
         let kind = DirectionKind {
             distribution: ElementDistribution::Sphere,
+            rank: NonZeroUsize::new(4),
             names: Some("a.*".to_owned()),
             layers: Some(vec![3]),
             elements,
         };
         let json = serde_json::to_string(&kind).unwrap();
         assert_eq!(serde_json::from_str::<DirectionKind>(&json).unwrap(), kind);
-        assert!(json.contains(r#""distribution":"sphere""#) && json.contains(r#""by":"largest","share":"0.30000000000000004""#), "{json}");
+        assert!(
+            json.contains(r#""distribution":"sphere""#)
+                && json.contains(r#""by":"largest","share":"0.30000000000000004""#),
+            "{json}"
+        );
     }
 }

@@ -157,6 +157,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("outer.sides", ESTIMATES, Effect::Trajectory),
     Key::new("outer.directions", ESTIMATES, Effect::Trajectory),
     Key::new("outer.distribution", ESTIMATES, Effect::Trajectory),
+    Key::new("outer.rank", BACKBONE_ESTIMATES, Effect::Trajectory),
     Key::new("outer.mask_names", BACKBONE_ESTIMATES, Effect::Trajectory),
     Key::new("outer.mask_layers", BACKBONE_ESTIMATES, Effect::Trajectory),
     Key::new("outer.mask_elements", BACKBONE_ESTIMATES, Effect::Trajectory),

@@ -544,6 +544,10 @@ pub struct OuterConfig {
     pub directions: usize,
     /// How the elements of directions are distributed. Default: gaussian.
     pub distribution: ElementDistribution,
+    /// r: directions over matrices are products of two thin ones, U·Vᵀ/√r, and no perturbed matrix is formed. At least 1.
+    /// Default: they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
     /// Only weights whose whole names this regular expression matches are trained. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_names: Option<String>,
@@ -580,6 +584,7 @@ impl OuterConfig {
             sides: reader.count_up_to("outer.sides", 2)?.unwrap_or(2),
             directions: reader.count("outer.directions", 1)?.unwrap_or(1),
             distribution: reader.choice("outer.distribution")?.unwrap_or(ElementDistribution::Gaussian),
+            rank: reader.count("outer.rank", 1)?,
             mask_names: reader.text("outer.mask_names")?,
             mask_layers: reader.indices("outer.mask_layers")?,
             mask_elements: reader.choice("outer.mask_elements")?,
@@ -590,6 +595,17 @@ impl OuterConfig {
         if on_block && outer.distribution == ElementDistribution::Sphere {
             let advice = "with method.on = \"peft\": use \"gaussian\" or \"rademacher\"".to_owned();
             return Err(reader.not_supported("outer.distribution", "sphere", advice));
+        }
+        if let Some(rank) = outer.rank.filter(|_| method.estimates_backbone()) {
+            let other = match (outer.distribution, outer.mask_elements) {
+                (ElementDistribution::Gaussian, None) => None,
+                (ElementDistribution::Gaussian, Some(_)) => Some("outer.mask_elements".to_owned()),
+                (distribution, _) => Some(format!("outer.distribution = \"{distribution}\"")),
+            };
+            if let Some(other) = other {
+                let advice = format!("with {other}: leave one of the two out");
+                return Err(reader.not_supported("outer.rank", &rank.to_string(), advice));
+            }
         }
         match outer.mask_elements {
             Some(choice) if method.estimates_backbone() && outer.optimizer == BackboneOptimizer::Adam => {

@@ -176,6 +176,7 @@ fn defaults() {
             sides: 2,
             directions: 1,
             distribution: ElementDistribution::Gaussian,
+            rank: None,
             mask_names: None,
             mask_layers: None,
             mask_elements: None,
@@ -389,6 +390,7 @@ fn values_out_of_range_are_refused() {
         "outer.batch_size",
         "outer.accumulate",
         "outer.directions",
+        "outer.rank",
         "method.inner_steps",
         "method.first_stage_steps",
         "data.shots",
@@ -665,7 +667,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
     let minutes = |minutes| parse(MINIMAL, &["method.name=two-stage", minutes]).unwrap().fingerprint().unwrap();
     assert_ne!(minutes("method.first_stage_minutes=1"), minutes("method.first_stage_minutes=2"));
     // Together the lists, and what is tried apart, are all keys but those that have one value only.
-    let apart = ["peft.init", "model.compute", "method.name", "run.device", "method.first_stage_minutes"];
+    let apart = ["peft.init", "outer.rank", "model.compute", "method.name", "run.device", "method.first_stage_minutes"];
     let of_methods = of_methods.map(|(_, overlay)| overlay);
     let tried = free.into_iter().chain(fixed).chain(of_prefix).chain(of_methods).chain(apart);
     let tried: BTreeSet<&str> = tried.filter_map(|overlay| overlay.split('=').next()).collect();
@@ -767,6 +769,10 @@ fn settings_that_do_not_go_together_are_refused() {
     );
     let message = refused(&["method.name=mezo", "method.on=peft", "outer.distribution=sphere"]);
     assert!(message.contains("`outer.distribution` = \"sphere\" is not supported with method.on"), "{message}");
+    for other in ["outer.distribution=sphere", "outer.mask_elements=random"] {
+        let message = refused(&["outer.rank=2", other]);
+        assert!(message.contains("`outer.rank` = \"2\" is not supported with outer."), "{message}");
+    }
     // What trains nothing needs no end.
     let endless = MINIMAL.replace("max_steps = 5\n", "");
     assert!(parse(&endless, &["method.name=zero-shot"]).is_ok());
