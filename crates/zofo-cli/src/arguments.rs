@@ -1,13 +1,56 @@
-//! Values that several commands take.
+//! Arguments that several commands take.
 
 use crate::errors::Error;
-use clap::ValueEnum;
+use crate::output::{print, print_json};
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, ValueEnum};
 use rayon::ThreadPoolBuilder;
+use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use zofo::eval::Sampling;
 use zofo::hf::WeightDtype;
 use zofo::run::config::expand_home;
+
+/// The model that a command works with.
+#[derive(Debug, Args)]
+pub struct ModelArgument {
+    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
+    /// org/name/file.gguf[@revision].
+    #[arg(id = "model", long = "model", value_name = "MODEL", value_parser = path())]
+    pub name: PathBuf,
+}
+
+/// How a command computes.
+#[derive(Debug, Args)]
+pub struct ThreadsArgument {
+    /// Threads; one per core if not given. The result does not depend on it.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+}
+
+impl ThreadsArgument {
+    /// As [`set_threads`].
+    pub fn set(&self) -> Result<(), Error> {
+        set_threads(self.threads)
+    }
+}
+
+/// How a result is printed.
+#[derive(Debug, Args)]
+pub struct JsonArgument {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl JsonArgument {
+    /// Prints `report` as JSON if that was asked for, and else as `text`.
+    pub fn print(&self, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Error> {
+        if self.json { print_json(report) } else { print(&text()) }?;
+        Ok(())
+    }
+}
 
 /// How weights are stored in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -26,6 +69,41 @@ impl From<Dtype> for WeightDtype {
             Dtype::Bf16 => Self::Bf16,
         }
     }
+}
+
+/// How the tokens of a text are chosen: the likeliest, if nothing is asked for.
+#[derive(Debug, Args)]
+pub struct Decoding {
+    /// 0 takes the likeliest token; above, tokens are drawn, from probabilities that are flatter the higher it is.
+    #[arg(long, default_value_t = 0.0, value_parser = temperature)]
+    temperature: f64,
+    /// Draw from the likeliest tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0, value_parser = top_p)]
+    top_p: f64,
+    /// The same seed draws the same text.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Search for the likeliest text with so many sequences at a time.
+    #[arg(long, value_name = "SEQUENCES", conflicts_with_all = ["temperature", "top_p", "seed"])]
+    pub beams: Option<NonZeroUsize>,
+}
+
+impl Decoding {
+    /// How one token at a time is chosen.
+    pub fn sampling(&self) -> Sampling {
+        let Self { temperature, top_p, seed, .. } = *self;
+        if temperature == 0.0 { Sampling::Greedy } else { Sampling::Nucleus { temperature, top_p, seed } }
+    }
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("expected a number from 0".to_owned()) }
+}
+
+fn top_p(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if value > 0.0 && value <= 1.0 { Ok(value) } else { Err("expected a number above 0, at most 1".to_owned()) }
 }
 
 /// Parses a path, in which `~` stands for the home folder.
@@ -51,4 +129,17 @@ pub fn set_threads(threads: Option<NonZeroUsize>) -> Result<(), Error> {
     builder.build_global().map_err(Error::Threads)?;
     tracing::debug!(threads = rayon::current_num_threads(), "thread pool started");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        assert_eq!(temperature("0"), Ok(0.0));
+        assert!(temperature("-0.1").is_err() && temperature("NaN").is_err() && temperature("inf").is_err());
+        assert_eq!(top_p("1"), Ok(1.0));
+        assert!(top_p("0").is_err() && top_p("1.01").is_err() && top_p("NaN").is_err());
+    }
 }

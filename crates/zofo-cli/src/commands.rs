@@ -1,5 +1,6 @@
 //! One module per command: its arguments, and what it does with the library.
 
+mod bench;
 mod eval;
 mod export;
 mod generate;
@@ -34,6 +35,8 @@ pub enum Command {
     Journal(journal::Arguments),
     /// List tasks, or show one.
     Tasks(tasks::Arguments),
+    /// Measure what a model costs on this machine.
+    Bench(bench::Arguments),
 }
 
 /// How a command that did not fail ended.
@@ -61,6 +64,7 @@ impl Command {
             Self::Replay(arguments) => replay::run(&arguments),
             Self::Journal(arguments) => journal::run(&arguments),
             Self::Tasks(arguments) => tasks::run(&arguments),
+            Self::Bench(arguments) => bench::run(&arguments),
         }?;
         Ok(Ended::Done)
     }

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write as _};
 use std::iter;
 use std::process::ExitCode;
+use zofo::bench::BenchError;
+use zofo::eval::GenerationError;
 use zofo::hf::HfError;
 use zofo::hf::hub::HubError;
 use zofo::peft::MergeError;
@@ -47,6 +49,9 @@ pub enum Error {
     /// No thread could be started.
     #[error("cannot start the thread pool")]
     Threads(#[source] rayon::ThreadPoolBuildError),
+    /// MeZO cannot be measured by itself.
+    #[error("the process that measures MeZO alone failed: {0}")]
+    OwnProcess(String),
     /// Ctrl-C cannot be caught.
     #[error("cannot prepare for Ctrl-C")]
     Signal(#[source] ctrlc::Error),
@@ -70,6 +75,15 @@ impl From<MergeError> for Error {
 impl From<TaskError> for Error {
     fn from(error: TaskError) -> Self {
         Self::Run(error.into())
+    }
+}
+
+impl From<BenchError> for Error {
+    fn from(error: BenchError) -> Self {
+        match error {
+            BenchError::Task(error) => error.into(),
+            error => Self::Input(error.to_string()),
+        }
     }
 }
 
@@ -126,7 +140,7 @@ fn exit_code(error: &Error) -> u8 {
     match error {
         Error::Usage(_) => USAGE,
         Error::Input(_) | Error::Stdin(_) => INPUT,
-        Error::Stdout(_) | Error::Signal(_) => OTHER,
+        Error::Stdout(_) | Error::Signal(_) | Error::OwnProcess(_) => OTHER,
         Error::Threads(_) => RESOURCES,
         Error::Run(error) => match error {
             RunError::Config(ConfigError::Write { .. }) => OTHER,
@@ -146,7 +160,8 @@ fn exit_code(error: &Error) -> u8 {
             RunError::Journal(JournalError::Io { action, .. }) if *action != "read" => OTHER,
             RunError::Journal(JournalError::Exists { .. }) => USAGE,
             RunError::Journal(_) => INPUT,
-            RunError::Diverged { .. } => DIVERGED,
+            RunError::Diverged { .. } | RunError::Answers { source: GenerationError::NotFinite { .. }, .. } => DIVERGED,
+            RunError::Answers { source: GenerationError::Decode(_), .. } => INPUT,
             RunError::Busy { .. } | RunError::File(_) | RunError::Io { .. } => OTHER,
         },
     }
@@ -206,6 +221,9 @@ fn hint(error: &Error) -> Option<String> {
             "a model is a Hugging Face model folder, a .gguf file, or, on the Hugging Face Hub, org/name[@revision] or \
              org/name/file.gguf[@revision]"
                 .to_owned(),
+        ),
+        Error::Run(RunError::Hf(HfError::NoSuchAdapter { .. })) => Some(
+            "an adapter is a folder in PEFT's format, or, on the Hugging Face Hub, org/name[@revision]".to_owned(),
         ),
         Error::Run(RunError::Task(TaskError::MissingData { .. })) => {
             Some(

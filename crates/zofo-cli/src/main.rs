@@ -2,6 +2,8 @@
 //!
 //! Results go to stdout and everything else to stderr. [`errors`] has the exit codes.
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 mod commands;
 mod data;

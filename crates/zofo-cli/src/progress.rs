@@ -128,13 +128,14 @@ fn losses(record: &StepRecord) -> String {
 }
 
 fn evaluation_line(record: &EvaluationRecord) -> String {
-    let scores = [("p ", record.p), ("s ", record.s), ("", record.backbone)].into_iter().filter_map(|(name, score)| {
-        score.map(|Score { accuracy, loss }| format!("{name}{accuracy:.3} (loss {loss:.4})"))
-    });
-    let scores: Vec<String> = scores.collect();
+    let scores = [("p ", record.p), ("s ", record.s), ("", record.backbone)];
+    let scores: Vec<(&str, Score)> = scores.into_iter().filter_map(|(name, score)| Some((name, score?))).collect();
+    let metric = scores.first().map_or_else(String::new, |(_, score)| score.metric.to_string());
+    let values: Vec<String> =
+        scores.iter().map(|(name, Score { value, loss, .. })| format!("{name}{value:.3} (loss {loss:.4})")).collect();
     let floor = record.noise_floor.map_or_else(String::new, |floor| format!(", noise floor of g {floor:.1e}"));
     let best = if record.best { ", best so far" } else { "" };
-    format!("validation after step {}: {}{floor}{best}", record.step, scores.join(", "))
+    format!("validation after step {}: {metric} {}{floor}{best}", record.step, values.join(", "))
 }
 
 /// A duration as 5:07 or 1:05:07.

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ADAPTER, MODEL, Workspace, assert_error};
+use common::{ADAPTER, MODEL, Workspace, assert_error, json_of, stderr};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn configurations() {
     refused("--set outer.eps=-1e-3", &["`outer.eps`", "above 0"]);
     refused("--set inner.lr=nan", &["`inner.lr`", "above 0"]);
     refused("--set outer.optimizer=rmsprop", &["`outer.optimizer`", "did you mean \"rms\""]);
-    refused("--set model.compute=bf16", &["model.compute", "not supported"]);
+    refused("--set model.compute=f16", &["`model.compute`", "\"f32\", \"bf16\""]);
     refused("--set run.device=cuda", &["cuda", "supports: cpu"]);
     refused("--set peft.targets=[\"qproj\"]", &["`qproj`", "q_proj"]);
     refused("--set outer.optimizer=adam --set model.dtype=bf16", &["adam", "bf16"]);
@@ -83,6 +83,34 @@ fn rows_of_data() {
     assert_error(workspace.zofo(&format!("eval --model {MODEL} --task sst2")), 3, &words);
     fs::remove_file(&file).unwrap();
     refused(&workspace, "", 3, &["no data for task \"sst2\"", "validation.jsonl", "hint: "]);
+}
+
+#[test]
+fn rows_of_conversations() {
+    let workspace = Workspace::new();
+    let file = workspace.path("talk.jsonl");
+    let good = r#"{"instruction": "Add.", "output": "3"}"#;
+    let eval = format!("eval --model {MODEL} --task chat --data talk.jsonl");
+    for (line, words) in [
+        (
+            r#"{"messages": [{"role": "narrator", "content": "x"}]}"#,
+            ["talk.jsonl:2: ", "`messages[0]`", "\"narrator\""],
+        ),
+        (r#"{"messages": [{"role": "user", "content": 5}]}"#, ["talk.jsonl:2: ", "`messages[0]`", "the number 5"]),
+        (r#"{"conversations": [{"from": "human", "value": "x"}]}"#, ["talk.jsonl:2: ", "an answer", "found none"]),
+        (r#"{"instruction": "Add.", "output": ""}"#, ["talk.jsonl:2: ", "an answer with text", "turn 1"]),
+        (
+            r#"{"prompt": "Add.", "response": "3"}"#,
+            ["talk.jsonl:2: ", "`messages`, `conversations`", "prompt, response"],
+        ),
+    ] {
+        fs::write(&file, format!("{good}\n{line}\n")).unwrap();
+        assert_error(workspace.zofo(&eval), 3, &words);
+        let skipped = workspace.zofo(&format!("{eval} --json --skip-bad-rows 1")).success();
+        let told = stderr(&skipped);
+        assert!(told.contains("1 bad rows were left out: ") && told.contains(words[0]), "{told}");
+        assert_eq!(json_of(&skipped)["tasks"][0]["examples"], 1);
+    }
 }
 
 #[test]

@@ -75,7 +75,8 @@ fn text_continues_after_virtual_tokens() {
         json_of(&workspace.zofo(&format!("generate --model {MODEL} --prompt It --max-new-tokens 1 --json")));
     let left = 128 - 5 + 1 - prompt_tokens["prompt_tokens"].as_u64().unwrap() as usize;
     long(left).success();
-    assert_error(long(left + 1), 2, &["123"]);
+    let most = format!("at most {left} with --max-new-tokens");
+    assert_error(long(left + 1), 2, &["128 tokens", "virtual tokens take 5 and leave 123", &most]);
 }
 
 #[test]

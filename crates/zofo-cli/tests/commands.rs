@@ -132,7 +132,7 @@ fn eval_of_all_tasks_takes_those_that_have_a_folder_and_writes_answers() {
     assert!(stderr(&assert).contains("squad: left out"), "{}", stderr(&assert));
     assert_eq!(stdout(&assert).lines().count(), 2);
     let squad = format!("eval --model {MODEL} --task squad --score sfc");
-    assert_error(workspace.zofo(&squad), 2, &["task \"squad\" writes its answers"]);
+    assert_error(workspace.zofo(&squad), 2, &["task \"squad\" is of kind \"generation\"", "could be calibrated"]);
     let nothing = format!("eval --model {MODEL} --task all --data run");
     assert_error(workspace.zofo(&nothing), 2, &["run has no folder"]);
 }
@@ -365,7 +365,7 @@ fn tasks_are_listed_and_shown() {
     let list = stdout(&workspace.zofo("tasks").success());
     let names: Vec<&str> = list.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     assert!(names.is_sorted() && names.contains(&"copa") && names.contains(&"tweeteval-stance-hillary"), "{list}");
-    assert!(list.contains("  classification        2  accuracy  Choice of"), "{list}");
+    assert!(list.contains("  classification        2  accuracy    Choice of"), "{list}");
     let listed = json_of(&workspace.zofo("tasks --json").success());
     let squad = listed["tasks"].as_array().unwrap().iter().find(|task| task["task"] == "squad").unwrap();
     assert_eq!((&squad["kind"], &squad["metric"]), (&"generation".into(), &"f1".into()));
@@ -405,7 +405,7 @@ fn tasks_are_listed_and_shown() {
 }
 
 #[test]
-fn a_generation_task_is_shown_but_not_trained_on_yet() {
+fn a_generation_task_is_shown_with_all_its_answers() {
     let workspace = Workspace::new();
     fs::create_dir(workspace.path("data/drop")).unwrap();
     let row = r#"{"passage": "Two goals.", "question": "How many? ", "answers_spans": {"spans": ["2", "two"]}}"#;
@@ -416,8 +416,6 @@ fn a_generation_task_is_shown_but_not_trained_on_yet() {
     for part in ["Question: How many?\\nAnswer:\"", "0 right   \" 2\\n\"", "also    \"two\""] {
         assert!(text.contains(part), "{part} in {text}");
     }
-    let refused = workspace.zofo("train config.toml --set data.task=drop --set data.dir=data");
-    assert_error(refused, 2, &["task \"drop\" is of kind \"generation\"", "training is only for"]);
     let refused = workspace.zofo("train config.toml --set data.template=v2");
     assert_error(refused, 2, &["has no template \"v2\"; it has: none, prompt"]);
 }
@@ -527,10 +525,84 @@ fn merge_puts_a_lora_block_into_the_weights() {
     assert!((merged - beside).abs() < 1e-5, "{merged} {beside}");
     assert!((merged - loss(MODEL)).abs() > 1e-3);
 
+    // Stored as the model is, if nothing else is asked for.
+    let dtype = |arguments: &str| {
+        let merge = format!("merge --model {arguments} --adapter {ADAPTER} --json");
+        let report = json_of(&workspace.zofo(&merge).success());
+        let config = workspace.path(report["output"].as_str().unwrap()).join("config.json");
+        let config: Value = serde_json::from_slice(&fs::read(config).unwrap()).unwrap();
+        let stored = config.get("dtype").unwrap_or(&config["torch_dtype"]).as_str().unwrap().to_owned();
+        (report["dtype"].as_str().unwrap().to_owned(), stored)
+    };
+    let pair = |name: &str, stored: &str| (name.to_owned(), stored.to_owned());
+    let [f32, bf16] = [pair("f32", "float32"), pair("bf16", "bfloat16")];
+    assert_eq!(dtype(&format!("{MODEL} -o again")), f32);
+    assert_eq!(dtype(&format!("{MODEL} -o narrow --dtype bf16")), bf16);
+    assert_eq!(dtype("narrow -o narrow-again"), bf16);
+    assert_eq!(dtype("narrow -o wide --dtype f32"), f32);
+
     let prefix = ADAPTER.replace("peft-lora", "peft-prefix");
     let refused = workspace.zofo(&format!("merge --model {MODEL} --adapter {prefix} -o other"));
     assert_error(refused, 2, &["a prefix cannot be merged"]);
     assert!(!workspace.path("other").exists());
     let itself = workspace.zofo(&format!("merge --model {MODEL} --adapter {ADAPTER} -o {MODEL}"));
     assert_error(itself, 2, &["is the model itself"]);
+}
+
+#[test]
+fn tasks_show_a_conversation_and_which_of_its_tokens_count() {
+    let workspace = Workspace::new();
+    let text = stdout(&workspace.zofo("tasks show chat").success());
+    for words in ["kind        chat\n", "metric      perplexity\n", "templates   prompt, last, alpaca\n"] {
+        assert!(text.contains(words), "expected \"{words}\" in\n{text}");
+    }
+    let row = serde_json::json!({ "instruction": "Add.", "input": "", "output": "3" });
+    fs::write(workspace.path("alpaca.jsonl"), format!("{row}\n")).unwrap();
+    let show = "tasks show chat --data alpaca.jsonl";
+    let text = stdout(&workspace.zofo(show).success());
+    assert!(text.contains("line 1\n  user       \"Add.\"\n  assistant  \"3\"\n"), "{text}");
+    let report = json_of(&workspace.zofo(&format!("{show} --model {MODEL} --json")).success());
+    let conversation = &report["conversations"][0];
+    let [read, scored] = [0, 1].map(|piece| &conversation["tokens"][piece]);
+    assert_eq!((&read["scored"], &scored["scored"]), (&false.into(), &true.into()));
+    // The answer, and the model's end of text.
+    assert_eq!(scored["tokens"], serde_json::json!(["3", "<|im_end|>"]));
+    assert!(read["tokens"].as_array().unwrap().len() > 20);
+    let text = stdout(&workspace.zofo(&format!("{show} --model {MODEL}")).success());
+    assert!(text.contains("  scored     3 <|im_end|> (2)\n"), "{text}");
+}
+
+#[test]
+fn written_answers_are_drawn_or_searched_for_if_that_is_asked() {
+    let workspace = Workspace::new();
+    fs::create_dir(workspace.path("data/squad")).unwrap();
+    let row = |question: &str| {
+        let answers = serde_json::json!({ "text": ["in 1066"] });
+        format!("{}\n", serde_json::json!({ "context": "It was.", "question": question, "answers": answers }))
+    };
+    fs::write(workspace.path("data/squad/validation.jsonl"), row("When?") + &row("Who was it?")).unwrap();
+    let written = |how: &str| {
+        let eval = format!("eval --model {MODEL} --task squad --predictions out.jsonl {how}");
+        workspace.zofo(&eval).success();
+        fs::read_to_string(workspace.path("out.jsonl")).unwrap()
+    };
+    let greedy = written("");
+    assert_eq!(written("--beams 1"), greedy);
+    assert_ne!(written("--beams 3"), greedy);
+    let drawn = written("--temperature 1.5 --top-p 0.9 --seed 1");
+    assert_eq!(written("--temperature 1.5 --top-p 0.9 --seed 1"), drawn);
+    assert_ne!(written("--temperature 1.5 --top-p 0.9 --seed 2"), drawn);
+    let both = workspace.zofo(&format!("eval --model {MODEL} --task squad --beams 2 --temperature 1"));
+    assert_error(both, 2, &["--beams", "--temperature"]);
+
+    let generate = |how: &str| {
+        let generate = format!("generate --model {MODEL} --prompt keeper --max-new-tokens 12 --json {how}");
+        json_of(&workspace.zofo(&generate).success())
+    };
+    assert_eq!(generate("--beams 1")["text"], generate("")["text"]);
+    assert_ne!(generate("--beams 4")["text"], generate("")["text"]);
+    let text = stdout(
+        &workspace.zofo(&format!("generate --model {MODEL} --prompt keeper --max-new-tokens 12 --beams 4")).success(),
+    );
+    assert_eq!(text.trim_end_matches('\n'), generate("--beams 4")["text"].as_str().unwrap().trim_end_matches('\n'));
 }

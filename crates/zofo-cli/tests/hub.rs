@@ -6,7 +6,7 @@ mod hub_server;
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
-use common::{MODEL, Workspace, assert_error, content, json_of, stderr};
+use common::{ADAPTER, MODEL, Workspace, assert_error, content, json_of, stderr};
 use hub_server::{Fault, NAME, Repo, Server};
 use std::fs;
 use std::path::Path;
@@ -89,6 +89,59 @@ fn arguments_name_models_of_the_hub() {
     // A folder of that name wins.
     fs::create_dir_all(workspace.path(NAME)).unwrap();
     assert_error(programs.zofo(&arguments(NAME), &[]), 3, &["acme/tiny: config.json is missing"]);
+}
+
+#[test]
+fn arguments_name_adapters_of_the_hub() {
+    let workspace = Workspace::new();
+    let mut repo = Repo::of_folder(COMMIT, Path::new(ADAPTER));
+    repo.listed = ["README.md", "optimizer.pt", "checkpoint-500/adapter_model.safetensors"].map(str::to_owned).into();
+    let server = Server::start(repo);
+    let programs = Programs { workspace: &workspace, endpoint: server.endpoint() };
+    let generate = |adapter: &str, environment: &[(&str, &str)]| {
+        let rest = "--prompt film --max-new-tokens 4 --json";
+        programs.zofo(&format!("generate --model {MODEL} --adapter {adapter} {rest}"), environment)
+    };
+    let local = json_of(&generate(ADAPTER, &[]))["text"].clone();
+    assert_eq!(server.requests(), [""; 0]);
+    assert_eq!(json_of(&generate(NAME, &[("HF_TOKEN", "hf_secret")]))["text"], local);
+    let requests = server.requests();
+    assert!(requests.iter().filter(|request| !request.contains("/storage/")).all(|it| it.ends_with("token=hf_secret")));
+    // What training left beside the adapter is not needed.
+    let asked = |name: &str| requests.iter().any(|request| request.contains(name));
+    assert!(asked("/adapter_config.json") && asked("/adapter_model.safetensors"));
+    assert!(!asked("README") && !asked("optimizer") && !asked("checkpoint"), "{requests:?}");
+    let snapshot = workspace.path("hf/hub/models--acme--tiny/snapshots").join(COMMIT);
+    assert!(snapshot.join("adapter_config.json").is_file());
+
+    // A commit that is there is not asked for, and offline the branch is where it was.
+    let pinned = format!("{NAME}@{COMMIT}");
+    assert_eq!(json_of(&generate(&pinned, &[]))["text"], local);
+    assert_eq!(server.requests(), [""; 0]);
+    assert_eq!(json_of(&generate(NAME, &[("HF_HUB_OFFLINE", "1")]))["text"], local);
+    for (adapter, merged) in [(NAME, "from-hub"), (ADAPTER, "from-folder")] {
+        programs.zofo(&format!("merge --model {MODEL} --adapter {adapter} -o {merged}"), &[]).success();
+        programs
+            .zofo(&format!("export --model {MODEL} --adapter {adapter} --gguf {merged}.gguf --name x"), &[])
+            .success();
+    }
+    assert!(content(&workspace.path("from-hub")) == content(&workspace.path("from-folder")));
+    let file = |name: &str| fs::read(workspace.path(name)).unwrap();
+    assert!(file("from-hub.gguf") == file("from-folder.gguf"));
+
+    // What is no adapter, or none that can be had.
+    let refused = |adapter: &str, environment: &[(&str, &str)], words: &[&str]| {
+        assert_error(generate(adapter, environment), 3, words);
+    };
+    refused("no-adapter", &[], &["cannot open no-adapter", "No such file", "hint: ", "org/name[@revision]"]);
+    refused("acme/other", &[], &["acme/other is neither a folder here nor an adapter on", "HF_TOKEN"]);
+    refused("acme/other", &[("HF_HUB_OFFLINE", "1")], &["HF_HUB_OFFLINE is set", "download the adapter"]);
+    refused("acme/tiny@v9", &[], &["\"v9\""]);
+    server.change(|repo| repo.commit("main", LATER, &[("config.json", b"{}"), ("model.safetensors", b"")]));
+    refused(NAME, &[], &["no adapter_config.json", "is it a model?"]);
+    // A folder of that name wins.
+    fs::create_dir_all(workspace.path(NAME)).unwrap();
+    refused(NAME, &[], &["acme/tiny: adapter_config.json is missing"]);
 }
 
 #[test]

@@ -48,7 +48,9 @@ fn a_run_leaves_what_its_summary_names() {
     assert_eq!(step["gap"].as_f64().unwrap(), gap);
 
     let progress = stderr(&assert);
-    for words in ["weights, stored as f32", "bilevel: T = 2", "step 1  ", "b−c ", "validation after step 4: p "] {
+    for words in
+        ["weights, stored as f32", "bilevel: T = 2", "step 1  ", "b−c ", "validation after step 4: accuracy p "]
+    {
         assert!(progress.contains(words), "expected \"{words}\" in\n{progress}");
     }
 }
@@ -204,4 +206,171 @@ fn the_loss_is_what_the_configuration_says() {
     let [answer, all, candidates] = ["answer", "all", "candidates"].map(first);
     // A coin's loss over two candidates is ln 2; a token's, over a vocabulary of 280, is much more.
     assert!(candidates < 2.0 && answer > 2.0 && all > 2.0 && all != answer, "{answer} {all} {candidates}");
+}
+
+/// What it takes for s to learn one answer by heart.
+const LEARN: &str = "--set method.warm_start=200 --set inner.lr=0.02 --set method.keep=s --set peft.targets=all-linear \
+                     --set peft.rank=8";
+
+/// Questions with one right answer, written as SQuAD's.
+fn questions(workspace: &Workspace) {
+    let row = |number: usize| {
+        let answers = serde_json::json!({ "text": ["the tide", "low water"] });
+        let question = format!("What at {number}?");
+        format!("{}\n", serde_json::json!({ "context": "It.", "question": question, "answers": answers }))
+    };
+    fs::create_dir(workspace.path("data/squad")).unwrap();
+    let rows = |numbers: std::ops::Range<usize>| numbers.map(row).collect::<String>();
+    fs::write(workspace.path("data/squad/train.jsonl"), rows(0..60)).unwrap();
+    fs::write(workspace.path("data/squad/validation.jsonl"), rows(60..72)).unwrap();
+}
+
+#[test]
+fn written_answers_are_trained_and_judged_by_their_words() {
+    let workspace = Workspace::new();
+    questions(&workspace);
+    let train = "train config.toml --json --set data.task=squad";
+    let summary = json_of(&workspace.zofo(&format!("{train} {LEARN}")).success());
+    let scores = summary["scores"].as_array().unwrap();
+    assert!(scores.iter().all(|score| score.get("accuracy").is_none() && score["loss"].is_number()), "{summary}");
+    // Nothing of the answer before, all of it after.
+    assert_eq!((&scores[0]["f1"], &scores[3]["f1"]), (&0.0.into(), &1.0.into()), "{summary}");
+    let evaluations: Vec<_> =
+        workspace.events("run").into_iter().filter(|event| event["event"] == "evaluation").collect();
+    assert_eq!(evaluations.len(), 3);
+    for evaluation in &evaluations {
+        assert!(evaluation["p"]["f1"].is_number() && evaluation["p"].get("accuracy").is_none(), "{evaluation}");
+    }
+    // The first of the steps whose words are all right is kept, unless a later one has a lower loss.
+    let best = evaluations.iter().rfind(|evaluation| evaluation["best"] == true).unwrap();
+    assert_eq!((&best["s"]["f1"], &best["step"]), (&1.0.into(), &summary["kept_step"]));
+
+    let all = workspace.zofo("train config.toml --set data.task=squad --set run.output=all --set method.loss=all");
+    assert!(stdout(&all.success()).contains("         f1 "), "the measure heads its column");
+    let refused =
+        workspace.zofo("train config.toml --set data.task=squad --set run.output=c --set method.loss=candidates");
+    assert_error(refused, 2, &["task \"squad\" is of kind \"generation\"", "method.loss = \"candidates\""]);
+    assert!(!workspace.path("c").exists());
+}
+
+/// A chat template as of many models.
+const CHAT_TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+                             {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// 40 conversations of two answers each, as `messages`.
+fn conversations() -> String {
+    let row = |number: usize| {
+        let said = |role: &str, content: String| serde_json::json!({ "role": role, "content": content });
+        let messages = [
+            said("user", format!("Tide {number}?")),
+            said("assistant", "Low.".to_owned()),
+            said("user", "Now?".to_owned()),
+            said("assistant", "High.".to_owned()),
+        ];
+        format!("{}\n", serde_json::json!({ "id": number, "messages": messages }))
+    };
+    (0..40).map(row).collect()
+}
+
+#[test]
+fn conversations_train_and_the_assistants_words_become_likely() {
+    let workspace = Workspace::new();
+    let model = workspace.copy_of_model();
+    fs::write(model.join("chat_template.jinja"), CHAT_TEMPLATE).unwrap();
+    fs::write(workspace.path("talk.jsonl"), conversations()).unwrap();
+    let settings = "--set model.path=model --set data.task=chat --set data.train=talk.jsonl --set data.train_examples=24 \
+                    --set data.validation_examples=8";
+    // The data are the one file, not a folder.
+    let config = fs::read_to_string(workspace.path("config.toml")).unwrap().replace("dir = \"data\"", "");
+    fs::write(workspace.path("config.toml"), config).unwrap();
+    let assert = workspace.zofo(&format!("train config.toml --json {settings} {LEARN}")).success();
+    let summary = json_of(&assert);
+    let scores = summary["scores"].as_array().unwrap();
+    for score in scores {
+        let (perplexity, loss) = (score["perplexity"].as_f64().unwrap(), score["loss"].as_f64().unwrap());
+        assert!((perplexity - loss.exp()).abs() < 1e-9 * perplexity, "{score}");
+    }
+    let perplexity = |index: usize| scores[index]["perplexity"].as_f64().unwrap();
+    assert!(perplexity(0) > 50.0 && perplexity(3) < 1.2, "{summary}");
+    assert!(stderr(&assert).contains("validation after step 4: perplexity p "), "{}", stderr(&assert));
+    // Lower is better.
+    let evaluations = workspace.events("run").into_iter().filter(|event| event["event"] == "evaluation");
+    let of_s: Vec<(f64, u64)> = evaluations
+        .map(|event| (event["s"]["perplexity"].as_f64().unwrap(), event["step"].as_u64().unwrap()))
+        .collect();
+    let best = of_s.iter().min_by(|one, other| one.0.total_cmp(&other.0)).unwrap();
+    assert_eq!(summary["kept_step"], best.1);
+
+    // What training reports, eval reports.
+    let eval = "eval --model run/backbone --adapter run/adapter --task chat --data talk.jsonl --json";
+    let report = json_of(&workspace.zofo(&format!("{eval} --predictions out.jsonl")).success());
+    let task = &report["tasks"][0];
+    assert_eq!((&task["metric"], &task["examples"]), (&"perplexity".into(), &40.into()));
+    let value = task["measures"]["perplexity"]["value"].as_f64().unwrap();
+    assert!((value - task["loss"].as_f64().unwrap().exp()).abs() < 1e-9 * value && value < 1.2, "{report}");
+    let predictions = fs::read_to_string(workspace.path("out.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(predictions.lines().next().unwrap()).unwrap();
+    assert!(first["tokens"].as_u64().unwrap() > 4 && first["loss"].as_f64().unwrap() < 0.5, "{first}");
+    let last = json_of(&workspace.zofo(&format!("{eval} --template last")).success());
+    assert_ne!(last["tasks"][0]["loss"], task["loss"]);
+
+    assert_error(workspace.zofo(&format!("{eval} --shots 1")), 2, &["a conversation has none"]);
+    let candidates =
+        workspace.zofo(&format!("train config.toml {settings} --set run.output=c --set method.loss=candidates"));
+    assert_error(candidates, 2, &["task \"chat\" is of kind \"chat\"", "method.loss = \"candidates\""]);
+}
+
+#[test]
+fn a_model_without_a_chat_template_reads_alpaca_rows_only() {
+    let workspace = Workspace::new();
+    fs::write(workspace.path("talk.jsonl"), conversations()).unwrap();
+    let eval = format!("eval --model {MODEL} --task chat --json --data");
+    let refused = workspace.zofo(&format!("{eval} talk.jsonl"));
+    assert_error(refused, 3, &["talk.jsonl:1: ", "has no chat template", "chat_template.jinja", "`instruction`"]);
+    let row = serde_json::json!({ "instruction": "Add.", "input": "1 + 2", "output": "3" });
+    fs::write(workspace.path("alpaca.jsonl"), format!("{row}\n")).unwrap();
+    fs::write(workspace.path("alpaca.csv"), "instruction,input,output\nAdd.,1 + 2,3\n").unwrap();
+    // Its prompt is longer than this model's context.
+    let model = workspace.copy_of_model().join("config.json");
+    let config = fs::read_to_string(&model)
+        .unwrap()
+        .replace("\"max_position_embeddings\": 128", "\"max_position_embeddings\": 512");
+    fs::write(&model, config).unwrap();
+    let eval = "eval --model model --task chat --json --data";
+    let loss = |file: &str| json_of(&workspace.zofo(&format!("{eval} {file}")).success())["tasks"][0]["loss"].clone();
+    assert_eq!(loss("alpaca.jsonl --template alpaca"), loss("alpaca.jsonl"));
+    assert_eq!(loss("alpaca.csv"), loss("alpaca.jsonl"));
+    let refused = workspace.zofo(&format!("{eval} talk.jsonl --template alpaca"));
+    assert_error(refused, 3, &["talk.jsonl:1: template \"alpaca\" is for rows with `instruction`"]);
+    assert_error(workspace.zofo(&format!("{eval} alpaca.csv --template none")), 2, &["it has: prompt, last, alpaca"]);
+}
+
+#[test]
+fn long_conversations_lose_their_end_and_those_without_an_answer_left_are_not_used() {
+    let workspace = Workspace::new();
+    let model = workspace.copy_of_model();
+    fs::write(model.join("chat_template.jinja"), CHAT_TEMPLATE).unwrap();
+    let row = |question: &str, answer: &str| {
+        let turns = [("human", question), ("gpt", answer)]
+            .map(|(from, value)| serde_json::json!({ "from": from, "value": value }));
+        format!("{}\n", serde_json::json!({ "conversations": turns }))
+    };
+    let long = "a b ".repeat(80);
+    // The context is 128 tokens.
+    let rows = [row("Hi", "Ho"), row("Hi", &long), row(&long, "Ho")];
+    fs::write(workspace.path("talk.jsonl"), rows.concat()).unwrap();
+    let assert = workspace.zofo("eval --model model --task chat --data talk.jsonl --json").success();
+    let told = stderr(&assert);
+    for words in
+        ["2 of 3 examples do not fit", "the end of these conversations was cut", "1 of them, without an answer"]
+    {
+        assert!(told.contains(words), "expected \"{words}\" in\n{told}");
+    }
+    assert_eq!(
+        (&json_of(&assert)["tasks"][0]["examples"], &json_of(&assert)["tasks"][0]["truncated"]),
+        (&2.into(), &2.into())
+    );
+    fs::write(workspace.path("talk.jsonl"), &rows[2]).unwrap();
+    let refused = workspace.zofo("eval --model model --task chat --data talk.jsonl");
+    assert_error(refused, 3, &["none of 1 conversations", "context of 128 tokens"]);
 }

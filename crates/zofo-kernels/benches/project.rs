@@ -2,11 +2,12 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
-use burn::tensor::TensorData;
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::{DType, FloatDType, TensorData};
 use burn_flex::{Flex, FlexTensor};
 use std::time::Instant;
-use zofo_kernels::direction::{Direction, ParameterId};
-use zofo_kernels::{DecoderOps, Noise, WeightView};
+use zofo_kernels::direction::{Direction, Isa, ParameterId};
+use zofo_kernels::{Compute, DecoderOps, Noise, WeightView};
 
 /// Rows, in, out: the projections of SmolLM2-135M for batches of different lengths, and one that fits no cache.
 const SHAPES: [[usize; 3]; 8] = [
@@ -38,26 +39,37 @@ fn gflops(flops: f64, weights: &[FlexTensor], mut f: impl FnMut(&FlexTensor)) ->
 }
 
 fn main() {
-    println!("{} threads, GFLOP/s", rayon::current_num_threads());
-    println!("{:>20} {:>8} {:>8} {:>8} {:>8}", "rows×in×out", "w", "w + εz", "both", "x·W");
+    println!("{} threads, kernels for {}, GFLOP/s", rayon::current_num_threads(), Isa::best().name());
     let noise = Noise::Generated(Direction::new(2, ParameterId::from_name("w")));
-    for [rows, depth, width] in SHAPES {
-        let copies = (200_000_000 / (4 * depth * width)).max(1);
-        let weights: Vec<FlexTensor> = (0..copies).map(|_| matrix(width, depth)).collect();
-        let (x, twice, grad) = (matrix(rows, depth), matrix(2 * rows, depth), matrix(rows, width));
-        let flops = (2 * rows * depth * width) as f64;
-        let run = |x: &FlexTensor, flops: f64, view: WeightView| {
-            gflops(flops, &weights, |w| {
-                Flex::project(x.clone(), w.clone(), view.clone());
-            })
-        };
-        let exact = run(&x, flops, WeightView::Exact);
-        let one = run(&x, flops, WeightView::One { noise: noise.clone(), scale: 1e-3 });
-        let pair = run(&twice, 2.0 * flops, WeightView::Pair { noise: noise.clone(), eps: 1e-3 });
-        let transposed = gflops(flops, &weights, |w| {
-            Flex::project_transposed(grad.clone(), w.clone(), WeightView::Exact);
-        });
-        let shape = format!("{rows}×{depth}×{width}");
-        println!("{shape:>20} {exact:8.0} {one:8.0} {pair:8.0} {transposed:8.0}");
+    let formats = [(DType::F32, Compute::F32), (DType::BF16, Compute::F32), (DType::BF16, Compute::Bf16)];
+    for (stored, compute) in formats {
+        println!("\nstored {stored:?}, computed {compute:?}");
+        println!("{:>20} {:>8} {:>8} {:>8} {:>8}", "rows×in×out", "w", "w + εz", "both", "x·W");
+        for [rows, depth, width] in SHAPES {
+            let bytes = stored.size() * depth * width;
+            let copies = (200_000_000 / bytes).max(1);
+            let weight = match stored {
+                DType::F32 => matrix(width, depth),
+                _ => Flex::float_cast(matrix(width, depth), FloatDType::BF16),
+            };
+            // Copies in memory of their own: a clone would share it.
+            let copy = || FlexTensor::from_data(weight.clone().into_data());
+            let weights: Vec<FlexTensor> = (0..copies).map(|_| copy()).collect();
+            let (x, twice, grad) = (matrix(rows, depth), matrix(2 * rows, depth), matrix(rows, width));
+            let flops = (2 * rows * depth * width) as f64;
+            let run = |x: &FlexTensor, flops: f64, view: WeightView| {
+                gflops(flops, &weights, |w| {
+                    Flex::project(x.clone(), w.clone(), view.clone(), compute);
+                })
+            };
+            let exact = run(&x, flops, WeightView::Exact);
+            let one = run(&x, flops, WeightView::One { noise: noise.clone(), scale: 1e-3 });
+            let pair = run(&twice, 2.0 * flops, WeightView::Pair { noise: noise.clone(), eps: 1e-3 });
+            let transposed = gflops(flops, &weights, |w| {
+                Flex::project_transposed(grad.clone(), w.clone(), WeightView::Exact, compute);
+            });
+            let shape = format!("{rows}×{depth}×{width}");
+            println!("{shape:>20} {exact:8.0} {one:8.0} {pair:8.0} {transposed:8.0}");
+        }
     }
 }

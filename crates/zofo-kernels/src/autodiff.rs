@@ -5,6 +5,7 @@
 //! weights, which are not copies) until the backward pass.
 
 use crate::activation::Activation;
+use crate::compute::Compute;
 use crate::direction::Descent;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
@@ -37,11 +38,11 @@ macro_rules! unary_backward {
     };
 }
 
-unary_backward!(Project, (FloatTensor<B>, WeightView), |grad, (weight, view)| {
-    B::project_transposed(grad, weight, view)
+unary_backward!(Project, (FloatTensor<B>, WeightView, Compute), |grad, (weight, view, compute)| {
+    B::project_transposed(grad, weight, view, compute)
 });
-unary_backward!(ProjectTransposed, (FloatTensor<B>, WeightView), |grad, (weight, view)| {
-    B::project(grad, weight, view)
+unary_backward!(ProjectTransposed, (FloatTensor<B>, WeightView, Compute), |grad, (weight, view, compute)| {
+    B::project(grad, weight, view, compute)
 });
 unary_backward!(AddBias, (), |grad, ()| grad);
 unary_backward!(LayerNorm, (FloatTensor<B>, FloatTensor<B>, f32, WeightView), |grad, (x, weight, eps, view)| {
@@ -55,10 +56,14 @@ unary_backward!(Rotary, RotaryAngles, |grad, angles| B::rotary(grad, angles.inve
 unary_backward!(Activate, (FloatTensor<B>, Activation), |grad, (x, activation)| {
     B::activate_backward(grad, x, activation)
 });
-unary_backward!(TokenNll, (FloatTensor<B>, FloatTensor<B>, Arc<[u32]>, Option<f32>, WeightView), |grad, saved| {
-    let (hidden, weight, targets, softcap, view) = saved;
-    B::token_nll_backward(grad, hidden, weight, targets, softcap, view)
-});
+unary_backward!(
+    TokenNll,
+    (FloatTensor<B>, FloatTensor<B>, Arc<[u32]>, Option<f32>, WeightView, Compute),
+    |grad, saved| {
+        let (hidden, weight, targets, softcap, view, compute) = saved;
+        B::token_nll_backward(grad, hidden, weight, targets, softcap, view, compute)
+    }
+);
 
 #[derive(Debug)]
 struct Attend;
@@ -114,24 +119,34 @@ trait Record<B: DecoderOps, const N: usize>: Backward<B, N> {
 impl<B: DecoderOps, const N: usize, O: Backward<B, N>> Record<B, N> for O {}
 
 impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
-    fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
+    fn project(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        view: WeightView,
+        compute: Compute,
+    ) -> FloatTensor<Self> {
         if Self::float_is_require_grad(&weight) {
-            return reference::project::<Self>(x, weight, &view);
+            return reference::project::<Self>(x, weight, &view, compute);
         }
         let (x, node) = x.into_parts();
         let weight = weight.into_primitive();
-        let output = B::project(x, weight.clone(), view.clone());
-        Project.record::<C>([node], (weight, view), output)
+        let output = B::project(x, weight.clone(), view.clone(), compute);
+        Project.record::<C>([node], (weight, view, compute), output)
     }
 
-    fn project_transposed(x: FloatTensor<Self>, weight: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
+    fn project_transposed(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        view: WeightView,
+        compute: Compute,
+    ) -> FloatTensor<Self> {
         if Self::float_is_require_grad(&weight) {
-            return reference::project_transposed::<Self>(x, weight, &view);
+            return reference::project_transposed::<Self>(x, weight, &view, compute);
         }
         let (x, node) = x.into_parts();
         let weight = weight.into_primitive();
-        let output = B::project_transposed(x, weight.clone(), view.clone());
-        ProjectTransposed.record::<C>([node], (weight, view), output)
+        let output = B::project_transposed(x, weight.clone(), view.clone(), compute);
+        ProjectTransposed.record::<C>([node], (weight, view, compute), output)
     }
 
     fn add_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
@@ -218,14 +233,15 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         targets: Arc<[u32]>,
         softcap: Option<f32>,
         view: WeightView,
+        compute: Compute,
     ) -> FloatTensor<Self> {
         if Self::float_is_require_grad(&weight) {
-            return reference::token_nll::<Self>(hidden, weight, &targets, softcap, &view);
+            return reference::token_nll::<Self>(hidden, weight, &targets, softcap, &view, compute);
         }
         let (hidden, node) = hidden.into_parts();
         let weight = weight.into_primitive();
-        let output = B::token_nll(hidden.clone(), weight.clone(), targets.clone(), softcap, view.clone());
-        TokenNll.record::<C>([node], (hidden, weight, targets, softcap, view), output)
+        let output = B::token_nll(hidden.clone(), weight.clone(), targets.clone(), softcap, view.clone(), compute);
+        TokenNll.record::<C>([node], (hidden, weight, targets, softcap, view, compute), output)
     }
 
     fn descend(weight: FloatTensor<Self>, noise: Noise, step: Descent) -> FloatTensor<Self> {

@@ -19,6 +19,7 @@
 
 mod activation;
 mod autodiff;
+mod compute;
 pub mod direction;
 pub mod flex;
 mod isa;
@@ -30,7 +31,8 @@ pub mod tensor;
 mod view;
 
 pub use activation::Activation;
+pub use compute::Compute;
 pub use layout::{AttentionLayout, RotaryAngles, Segment};
-pub use mapped::map_private;
+pub use mapped::{MappedFile, map_private};
 pub use ops::DecoderOps;
 pub use view::{Noise, WeightView};

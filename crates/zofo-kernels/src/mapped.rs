@@ -1,11 +1,44 @@
-//! Tensor storage in a private mapping of a file.
+//! Files mapped into memory: whole ones to read, and parts of them as tensor storage.
 
 use burn::tensor::Bytes;
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty};
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{Mmap, MmapMut, MmapOptions};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Deref;
+use std::path::Path;
+
+/// A file's content, read from the disk when it is touched.
+///
+/// The file must not be cut or rewritten while the mapping lives: a page that has vanished ends the process with a bus
+/// error, and rewritten bytes show through. Model files are written once, beside their final name, and renamed, so this
+/// holds for every file that this program writes.
+#[derive(Debug)]
+pub struct MappedFile(Mmap);
+
+impl MappedFile {
+    /// Maps the whole of the file at `path`, to be read.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened or mapped (missing, not readable, a folder).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: nothing in this process writes to a mapping that is read-only, and what is documented at the type keeps
+        // others from doing so. Its bytes are only read as plain numbers, for which any bits are valid, and as text that
+        // is checked to be UTF-8 at every use.
+        unsafe { Mmap::map(&file) }.map(Self)
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 /// A private (copy-on-write) mapping: pages that are never written stay the file's, a page that is written becomes the
 /// process's own. The file does not change.
@@ -57,4 +90,42 @@ pub fn map_private(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
     let controller = Box::new(PrivateMapping { mapping });
     // SAFETY: all `len` bytes of a mapping are initialised.
     Ok(unsafe { Bytes::from_controller(controller, len) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn whole_files_and_what_cannot_be_mapped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, b"content").unwrap();
+        assert_eq!(&MappedFile::open(&path).unwrap()[..], b"content");
+
+        fs::write(&path, b"").unwrap();
+        assert!(MappedFile::open(&path).unwrap().is_empty());
+
+        let missing = MappedFile::open(&folder.path().join("missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert!(MappedFile::open(folder.path()).is_err());
+    }
+
+    #[test]
+    fn storage_is_written_and_the_file_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, b"0123456789").unwrap();
+        let file = File::open(&path).unwrap();
+        let mut storage = map_private(&file, 3, 4).unwrap();
+        assert_eq!(&storage[..], b"3456");
+        storage[1] = b'x';
+        assert_eq!(&storage[..], b"3x56");
+        assert_eq!(fs::read(&path).unwrap(), b"0123456789");
+
+        for (offset, len) in [(7, 4), (11, 1), (u64::MAX, 2)] {
+            assert_eq!(map_private(&file, offset, len).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
 }

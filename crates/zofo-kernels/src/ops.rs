@@ -1,6 +1,7 @@
 //! The operations of a decoder, as a Burn backend extension.
 
 use crate::activation::Activation;
+use crate::compute::Compute;
 use crate::direction::Descent;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::reference;
@@ -18,14 +19,24 @@ use std::sync::Arc;
 pub trait DecoderOps: Backend {
     /// x·Wᵀ: `[tokens, in]` × `[out, in]` → `[tokens, out]`. Its gradient with respect to x is
     /// [`project_transposed`](Self::project_transposed).
-    fn project(x: FloatTensor<Self>, weight: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
-        reference::project::<Self>(x, weight, &view)
+    fn project(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        view: WeightView,
+        compute: Compute,
+    ) -> FloatTensor<Self> {
+        reference::project::<Self>(x, weight, &view, compute)
     }
 
     /// x·W: `[tokens, rows]` × `[rows, columns]` → `[tokens, columns]`, for weights that are stored
     /// `[in, out]` (GPT-2's `Conv1D`). Its gradient with respect to x is [`project`](Self::project).
-    fn project_transposed(x: FloatTensor<Self>, weight: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
-        reference::project_transposed::<Self>(x, weight, &view)
+    fn project_transposed(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        view: WeightView,
+        compute: Compute,
+    ) -> FloatTensor<Self> {
+        reference::project_transposed::<Self>(x, weight, &view, compute)
     }
 
     /// x + b for every row of x `[tokens, width]`, b `[1, width]`.
@@ -152,8 +163,9 @@ pub trait DecoderOps: Backend {
         targets: Arc<[u32]>,
         softcap: Option<f32>,
         view: WeightView,
+        compute: Compute,
     ) -> FloatTensor<Self> {
-        reference::token_nll::<Self>(hidden, weight, &targets, softcap, &view)
+        reference::token_nll::<Self>(hidden, weight, &targets, softcap, &view, compute)
     }
 
     /// Gradient of [`token_nll`](Self::token_nll) with respect to h; `grad` is `[labels, 1]`.
@@ -164,8 +176,9 @@ pub trait DecoderOps: Backend {
         targets: Arc<[u32]>,
         softcap: Option<f32>,
         view: WeightView,
+        compute: Compute,
     ) -> FloatTensor<Self> {
-        reference::token_nll_backward::<Self>(grad, hidden, weight, &targets, softcap, &view)
+        reference::token_nll_backward::<Self>(grad, hidden, weight, &targets, softcap, &view, compute)
     }
 
     /// θ ← keep·θ − coefficient·z. Takes the weight by value; a back end that can update in place does, and

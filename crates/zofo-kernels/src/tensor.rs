@@ -1,6 +1,7 @@
 //! [`DecoderOps`] on Burn's tensors: the device of the tensors decides what runs.
 
 use crate::activation::Activation;
+use crate::compute::Compute;
 use crate::direction::Descent;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
@@ -14,13 +15,13 @@ use std::sync::Arc;
 type Matrix = Tensor<2>;
 
 /// See [`DecoderOps::project`].
-pub fn project(x: Matrix, weight: Matrix, view: WeightView) -> Matrix {
-    Tensor::from_dispatch(Dispatch::project(x.into_dispatch(), weight.into_dispatch(), view))
+pub fn project(x: Matrix, weight: Matrix, view: WeightView, compute: Compute) -> Matrix {
+    Tensor::from_dispatch(Dispatch::project(x.into_dispatch(), weight.into_dispatch(), view, compute))
 }
 
 /// See [`DecoderOps::project_transposed`].
-pub fn project_transposed(x: Matrix, weight: Matrix, view: WeightView) -> Matrix {
-    Tensor::from_dispatch(Dispatch::project_transposed(x.into_dispatch(), weight.into_dispatch(), view))
+pub fn project_transposed(x: Matrix, weight: Matrix, view: WeightView, compute: Compute) -> Matrix {
+    Tensor::from_dispatch(Dispatch::project_transposed(x.into_dispatch(), weight.into_dispatch(), view, compute))
 }
 
 /// See [`DecoderOps::add_bias`].
@@ -80,9 +81,10 @@ pub fn token_nll(
     targets: Arc<[u32]>,
     softcap: Option<f32>,
     view: WeightView,
+    compute: Compute,
 ) -> Matrix {
     let (hidden, weight) = (hidden.into_dispatch(), weight.into_dispatch());
-    Tensor::from_dispatch(Dispatch::token_nll(hidden, weight, targets, softcap, view))
+    Tensor::from_dispatch(Dispatch::token_nll(hidden, weight, targets, softcap, view, compute))
 }
 
 /// See [`DecoderOps::descend`].

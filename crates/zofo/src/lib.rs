@@ -3,9 +3,12 @@
 //!
 //! Where to look: [`train::bilevel`] is the algorithm; [`zo`] estimates slopes and moves the backbone; [`peft`] is the
 //! small block that is trained with exact gradients; [`model`] is the decoder; [`hf`] reads and writes Hugging Face files;
-//! [`data`] reads rows from files; [`task`] turns rows of data into token sequences; [`eval`] scores and generates; [`run`] is everything around a
-//! training run.
+//! [`data`] reads rows from files; [`task`] turns rows of data into token sequences; [`eval`] scores and generates;
+//! [`run`] is everything around a training run; [`mod@bench`] times it all.
 
+#![forbid(unsafe_code)]
+
+pub mod bench;
 pub mod data;
 pub mod eval;
 pub mod hf;

@@ -1,12 +1,14 @@
-//! Evaluation of a small model on real tasks: scores against transformers' (`golden/scores.py`), and what must not change
-//! a result: who else is in the batch, what was computed once, which adapter there is.
+//! Evaluation of a small model on real tasks: scores and searches against transformers' (`golden/scores.py`,
+//! `golden/beams.py`), and what must not change a result: who else is in the batch, what was computed once, which adapter
+//! there is.
 
 use serde_json::Value;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use tokenizers::Tokenizer;
 use zofo::eval::{
-    AnswerEnd, Evaluation, Generation, Normalization, Sampling, Scoring, evaluate, evaluate_by, generate,
+    AnswerEnd, Evaluation, Generation, Normalization, Sampling, Scoring, beam_search, evaluate, evaluate_by, generate,
     generate_answers,
 };
 use zofo::hf::{ModelFiles, WeightDtype};
@@ -213,8 +215,10 @@ fn answers_are_those_of_one_prompt_at_a_time() {
             let end = AnswerEnd { tokens: &[model.end], texts: &[], max_new_tokens: 12 };
             let mut last = 0;
             let answers =
-                generate_answers(&model.backbone, adapter, &model.tokenizer, &prompts, end, |done| last = done)
-                    .unwrap();
+                generate_answers(&model.backbone, adapter, &model.tokenizer, &prompts, end, Sampling::Greedy, |done| {
+                    last = done
+                })
+                .unwrap();
             assert_eq!((answers.len(), last), (prompts.len(), prompts.len()));
             for (prompt, answer) in prompts.iter().zip(&answers) {
                 let new = one_by_one(&model, adapter, prompt, 12);
@@ -236,20 +240,29 @@ fn an_answer_ends_before_a_text_that_stops_it() {
     let expected = &text[..text.find(&stop).unwrap()];
     let stops = ["never to be seen".to_owned(), stop];
     let end = AnswerEnd { tokens: &[], texts: &stops, max_new_tokens: 10 };
-    let answer =
-        generate_answers(&model.backbone, None, &model.tokenizer, std::slice::from_ref(&prompt), end, |_| ()).unwrap();
+    let answer = generate_answers(
+        &model.backbone,
+        None,
+        &model.tokenizer,
+        std::slice::from_ref(&prompt),
+        end,
+        Sampling::Greedy,
+        |_| (),
+    )
+    .unwrap();
     assert_eq!(answer[0].text, expected.trim());
     assert!(answer[0].tokens < 10);
     // A token that ends an answer is not part of it.
     let end = AnswerEnd { tokens: &new[..1], texts: &[], max_new_tokens: 10 };
-    let answer = generate_answers(&model.backbone, None, &model.tokenizer, &[prompt], end, |_| ()).unwrap();
+    let answer =
+        generate_answers(&model.backbone, None, &model.tokenizer, &[prompt], end, Sampling::Greedy, |_| ()).unwrap();
     assert_eq!((answer[0].text.as_str(), answer[0].tokens), ("", 1));
 }
 
 #[test]
 fn scores_are_made_of_the_tokens_log_probabilities() {
     let model = Model::open();
-    let candidate = |answer: &[u32]| EncodedCandidate { ids: [&[5, 6, 7], answer].concat(), answer_len: answer.len() };
+    let candidate = |answer: &[u32]| EncodedCandidate::new([&[5, 6, 7], answer].concat(), answer.len());
     let example =
         |answers: [&[u32]; 2]| EncodedExample { candidates: answers.map(candidate).to_vec(), golds: vec![0], line: 1 };
     let examples = [example([&[8], &[9, 10]]), example([&[11, 12, 13], &[14]])];
@@ -271,4 +284,52 @@ fn scores_are_made_of_the_tokens_log_probabilities() {
             }
         }
     }
+}
+
+/// The answers of `golden/beams.py`, and their scores.
+#[test]
+fn golden_beams_are_those_of_transformers() {
+    let model = Model::open();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/beams/expected.json");
+    let expected: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let max_new_tokens = expected["max_new_tokens"].as_u64().unwrap() as usize;
+    let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    let cases = expected["cases"].as_array().unwrap();
+    for case in cases {
+        let ends = ids(&case["ends"]);
+        let end = AnswerEnd { tokens: &ends, texts: &[], max_new_tokens };
+        let beams = NonZeroUsize::new(case["beams"].as_u64().unwrap() as usize).unwrap();
+        // The same prompt twice, with another between: what a pass holds besides does not matter.
+        let (prompt, other) = (ids(&case["prompt"]), vec![5, 6, 7, 8]);
+        let prompts = [prompt.clone(), other, prompt];
+        let found = beam_search(&model.backbone, None, &model.tokenizer, &prompts, end, beams, |_| ()).unwrap();
+        for place in [0, 2] {
+            assert_eq!(found[place].tokens, ids(&case["tokens"]), "{case}");
+            let (score, wanted) = (found[place].score, case["score"].as_f64().unwrap());
+            assert!((score - wanted).abs() < 1e-4, "{score} for {wanted}: {case}");
+        }
+    }
+}
+
+#[test]
+fn one_beam_is_greedy_and_drawn_answers_are_those_of_one_prompt_at_a_time() {
+    let model = Model::open();
+    let prompts: Vec<Vec<u32>> = vec![vec![5, 6, 7], vec![9, 10, 11, 12], vec![20]];
+    let end = AnswerEnd { tokens: &[model.end], texts: &[], max_new_tokens: 9 };
+    let answers =
+        |sampling| generate_answers(&model.backbone, None, &model.tokenizer, &prompts, end, sampling, |_| ()).unwrap();
+    let greedy = answers(Sampling::Greedy);
+    let one = NonZeroUsize::new(1).unwrap();
+    let found = beam_search(&model.backbone, None, &model.tokenizer, &prompts, end, one, |_| ()).unwrap();
+    for (answer, found) in greedy.iter().zip(&found) {
+        assert_eq!((&answer.text, answer.tokens), (&found.text, found.tokens.len()));
+    }
+    let drawn = |seed| Sampling::Nucleus { temperature: 1.5, top_p: 0.9, seed };
+    assert_eq!(answers(drawn(1)), answers(drawn(1)));
+    assert_ne!(answers(drawn(1)), answers(drawn(2)));
+    assert_ne!(answers(drawn(1)), greedy);
+    // The first prompt's are those of `generate`.
+    let request = Generation { prompt: &prompts[0], max_new_tokens: 9, stop: &[model.end], sampling: drawn(1) };
+    let new = generate(&model.backbone, None, &request, |_| true).unwrap();
+    assert_eq!(answers(drawn(1))[0].text, model.tokenizer.decode(&new, true).unwrap().trim());
 }

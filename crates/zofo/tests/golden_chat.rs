@@ -1,13 +1,16 @@
-//! Chat templates against transformers: the text of conversations, and which of them are refused.
+//! Chat templates against transformers: the text of conversations, which of them are refused, and which tokens are answers.
 
 mod golden_cases;
 
 use golden_cases::{Case, Report, cases_with, entries, list, text};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use tempfile::TempDir;
+use tokenizers::Tokenizer;
 use zofo::hf::{ChatTemplate, HfError, Message, ModelFiles};
+use zofo::task::chat::{AnswerTurns, ChatText, SpanError, messages};
 
 #[test]
 fn golden_chat_templates() {
@@ -66,4 +69,46 @@ fn model_with(case: &Case, template: &str, special_tokens: &Value) -> TempDir {
     config.as_object_mut().unwrap().extend(special_tokens.as_object().unwrap().clone());
     fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     folder
+}
+
+/// What the assistant says, among the tokens: by transformers' mask where the template marks it, else by what the
+/// beginnings of the conversation render to.
+#[test]
+fn golden_chat_answers() {
+    let mut report = Report::default();
+    for case in cases_with(&["answers.json"]) {
+        let tokenizer = Tokenizer::from_file(case.path("tokenizer.json")).unwrap();
+        let expected = case.expected();
+        let answers: Vec<Answers> =
+            serde_json::from_slice(&fs::read(case.path("answers.json")).unwrap()).expect("rows of tokens and ranges");
+        for Answers { template, conversation, ids, answers } in answers {
+            let folder = model_with(&case, &template, &expected["special_tokens"]);
+            let source = ChatTemplate::open(&ModelFiles::open(folder.path()).unwrap()).unwrap().expect("a template");
+            let row = Map::from_iter([("messages".to_owned(), expected["conversations"][&conversation].clone())]);
+            let messages = messages(&row).unwrap();
+            let text = ChatText::render(&messages, AnswerTurns::All, |messages, opens| source.render(messages, opens));
+            let place = format!("{template}: {conversation}");
+            match (text, answers) {
+                (Ok(text), Some(answers)) => {
+                    let encoded = text.encode::<HfError>(&tokenizer).unwrap();
+                    report.equal(format!("{place}, tokens"), &encoded.ids, &ids);
+                    let found: Vec<[usize; 2]> = encoded.answers.iter().map(|range| [range.start, range.end]).collect();
+                    report.equal(place, &found, &answers);
+                }
+                (Err(SpanError::Rewritten { .. }), None) => {}
+                (found, wanted) => report.equal(place, &format!("{found:?}"), &format!("{wanted:?}")),
+            }
+            report.ran();
+        }
+    }
+    report.finish();
+}
+
+/// The assistant's tokens in a conversation; no answers if the template writes earlier turns in another way.
+#[derive(Deserialize)]
+struct Answers {
+    template: String,
+    conversation: String,
+    ids: Vec<u32>,
+    answers: Option<Vec<[usize; 2]>>,
 }

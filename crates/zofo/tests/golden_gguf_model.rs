@@ -120,7 +120,7 @@ fn check_candidates(report: &mut Report, place: &str, backbone: &Backbone, promp
     let candidates = list(prompt, "candidates");
     let encoded = candidates.iter().map(|candidate| {
         let answer = ids(candidate, "ids");
-        EncodedCandidate { ids: [prompt_ids, &answer].concat(), answer_len: answer.len() }
+        EncodedCandidate::new([prompt_ids, &answer].concat(), answer.len())
     });
     let example = EncodedExample { candidates: encoded.collect(), golds: vec![0], line: 1 };
     let Evaluation { examples, .. } = evaluate(backbone, None, &[example], |_| ());

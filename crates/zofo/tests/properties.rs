@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use zofo::eval::{Generation, Sampling, evaluate, generate};
 use zofo::hf::WeightDtype;
-use zofo::model::{Batch, KeyValueCache, Part};
+use zofo::model::{Backbone, Batch, KeyValueCache, Part};
 use zofo::peft::{Adapter, AdapterConfig, PrefixConfig, PrefixInit, PromptConfig, PromptInit};
 use zofo::run::config::Optimizer;
 use zofo::task::{EncodedCandidate, EncodedExample, SplitMix64};
@@ -315,7 +315,24 @@ fn everything(model: &RandomModel, dtype: WeightDtype) -> (Vec<u32>, Vec<u64>, V
     let evaluation = evaluate(&backbone, Some(&adapter), &examples, |_| ());
     real.extend(evaluation.examples.into_iter().flat_map(|scored| scored.scores));
 
-    let mut method = Bilevel {
+    let mut method = bilevel(backbone, adapter, shadow, 2);
+    for seed in [11, 12] {
+        let input = StepInput::new(vec![BackboneDirection::Seeded(seed)], RATES);
+        let report = method.step(&input, &mut RandomBatches(seed)).unwrap();
+        let losses = report.outer.unwrap();
+        real.extend([losses.a, losses.b, losses.c, report.updates[0].estimate.slope]);
+    }
+    for block in [&method.adapter.values, &method.shadow.values] {
+        single.extend(block.tensors().into_iter().flat_map(|(_, tensor)| bits(&values(tensor))));
+    }
+    let real = real.into_iter().map(f64::to_bits).collect();
+    (single, real, method.backbone.hashes())
+}
+
+const RATES: LearningRates = LearningRates { shadow: 1e-3, adapter: 1e-3, backbone: 1e-4 };
+
+fn bilevel(backbone: Backbone, adapter: Adapter, shadow: Adapter, inner_steps: usize) -> Bilevel {
+    Bilevel {
         backbone,
         adapter: Block::new(adapter, Optimizer::AdamW),
         shadow: Block::new(shadow, Optimizer::AdamW),
@@ -323,23 +340,34 @@ fn everything(model: &RandomModel, dtype: WeightDtype) -> (Vec<u32>, Vec<u64>, V
         spsa: Spsa::two_sided(1e-3),
         penalty: 1e4,
         penalty_normalized: false,
-        inner_steps: 2,
+        inner_steps,
         inner_accumulate: 1,
         outer_accumulate: 1,
+    }
+}
+
+#[test]
+fn dropout_masks_gradients_and_no_reported_loss() {
+    let model = RandomModel::new();
+    let step = |adapter: &Adapter, dropout_seed| {
+        // Without inner steps s is p, and b is c.
+        let mut method = bilevel(model.load(WeightDtype::F32), adapter.clone(), adapter.clone(), 0);
+        let input = StepInput { dropout_seed, ..StepInput::new(vec![BackboneDirection::Seeded(5)], RATES) };
+        let report = method.step(&input, &mut RandomBatches(6)).unwrap();
+        let p = method.adapter.values.tensors();
+        let moved = p.into_iter().flat_map(|(_, tensor)| values(tensor)).collect::<Vec<_>>();
+        (report.outer.unwrap(), report.updates[0].estimate.slope, moved)
     };
-    let rates = LearningRates { shadow: 1e-3, adapter: 1e-3, backbone: 1e-4 };
-    for seed in [11, 12] {
-        let report = method
-            .step(&StepInput::new(vec![BackboneDirection::Seeded(seed)], rates), &mut RandomBatches(seed))
-            .unwrap();
-        let outer = report.outer.unwrap();
-        real.extend([outer.a, outer.b, outer.c, report.updates[0].estimate.slope]);
+    let (plain, slope, without) = step(&model.adapter(1), 1);
+    let masked = model.adapter_with_dropout(1, 0.5);
+    let [(one, one_slope, with), (other, other_slope, with_others)] = [1, 2].map(|seed| step(&masked, seed));
+    assert!(with != without && with != with_others, "the gradients have no masks");
+    assert_eq!([one_slope, other_slope], [slope; 2]);
+    for losses in [one, other] {
+        assert_eq!((losses.b, losses.c), (losses.c, plain.c));
+        // At θ, and the mean of both signs.
+        assert!((losses.a - plain.a).abs() < 1e-3 && (losses.b - plain.b).abs() < 1e-3);
     }
-    for block in [&method.adapter.values, &method.shadow.values] {
-        single.extend(block.tensors().into_iter().flat_map(|(_, tensor)| bits(&values(tensor))));
-    }
-    let real = real.into_iter().map(f64::to_bits).collect();
-    (single, real, method.backbone.hashes())
 }
 
 /// Three rows of random tokens each time, from a seed.
@@ -375,7 +403,7 @@ fn rows_of(rows: &[Vec<u32>]) -> Batch {
 }
 
 fn example(prompt: &[u32], answers: &[&[u32]]) -> EncodedExample {
-    let candidate = |answer: &&[u32]| EncodedCandidate { ids: [prompt, answer].concat(), answer_len: answer.len() };
+    let candidate = |answer: &&[u32]| EncodedCandidate::new([prompt, answer].concat(), answer.len());
     EncodedExample { candidates: answers.iter().map(candidate).collect(), golds: vec![0], line: 1 }
 }
 

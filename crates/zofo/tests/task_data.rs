@@ -123,6 +123,7 @@ fn check_example(
     match &example.gold {
         Gold::Candidates(golds) => assert_eq!(&encoded.golds, golds, "{place}"),
         Gold::Answers(answers) => assert!(rendered.verbalized[0].contains(answers[0].trim()), "{place}"),
+        Gold::Conversation => panic!("{place}: no task of these data is of conversations"),
     }
     tally.examples += 1;
     for (candidate, text) in encoded.candidates.iter().zip(&rendered.verbalized) {

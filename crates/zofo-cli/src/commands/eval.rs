@@ -3,7 +3,7 @@
 mod input;
 mod report;
 
-use crate::arguments::{Dtype, path, set_threads, with_home};
+use crate::arguments::{Decoding, Dtype, path, set_threads, with_home};
 use crate::data;
 use crate::errors::Error;
 use crate::model;
@@ -19,13 +19,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokenizers::Tokenizer;
 use zofo::eval::{
-    Answer, AnswerEnd, Evaluation, Scoring, evaluate_by, generate_answers, measure_choices, measure_texts,
-    write_predictions,
+    Answer, AnswerEnd, Evaluation, Hypothesis, Scoring, beam_search, evaluate, evaluate_by, generate_answers,
+    measure_choices, measure_conversations, measure_texts, write_predictions,
 };
 use zofo::model::Backbone;
 use zofo::peft::Adapter;
 use zofo::run::RunError;
-use zofo::task::{DataSplit, Task, TemplateName};
+use zofo::task::{DataSplit, Kind, Task, TemplateName};
 
 /// The word for every built-in task that has data.
 const ALL: &str = "all";
@@ -34,7 +34,7 @@ const ALL: &str = "all";
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The answer to a task with candidates is the one with the highest score (--score); tasks without write their answers,
-always with the likeliest next token. Every measure has its 95 % bootstrap interval.
+with the likeliest next token unless asked otherwise; of conversations (task chat) the perplexity of what the assistant says is measured. Every measure has its 95 % bootstrap interval.
 
 Examples:
   zofo eval --model runs/demo/backbone --adapter runs/demo/adapter --task movie-reviews
@@ -48,7 +48,7 @@ pub struct Arguments {
     /// org/name/file.gguf[@revision].
     #[arg(long, value_parser = path())]
     model: PathBuf,
-    /// A PEFT adapter folder.
+    /// A PEFT adapter folder, or an adapter of the Hugging Face Hub: org/name[@revision].
     #[arg(long, value_parser = path())]
     adapter: Option<PathBuf>,
     /// A built-in task, or the path of a task file; may be repeated. `all` is every built-in task that has a folder in
@@ -81,6 +81,8 @@ pub struct Arguments {
     /// The same seed draws the same rows for --shots.
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     shots_seed: u64,
+    #[command(flatten, next_help_heading = "Written answers")]
+    decoding: Decoding,
     /// Show precision, recall and F1 of every class too.
     #[arg(long)]
     per_class: bool,
@@ -154,6 +156,7 @@ impl From<Score> for Scoring {
 enum Outcome {
     Choices(Evaluation),
     Texts(Vec<Answer>),
+    Conversations(Evaluation),
 }
 
 /// A model, ready to be asked.
@@ -173,7 +176,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let tokenizer = files.tokenizer()?;
     let device = Device::flex();
     let adapter = match &arguments.adapter {
-        Some(folder) => Some(Adapter::read(folder, files.config(), &device)?),
+        Some(name) => Some(model::read_adapter(name, &files, &device, &messenger)?),
         None => None,
     };
     let limits = files.config().limits().after(adapter.as_ref().map_or(0, Adapter::virtual_tokens));
@@ -181,8 +184,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let end_of_text = files.eos_token_ids();
     let mut inputs = Vec::new();
     for task in tasks(arguments, &messenger)? {
-        let start = end_of_text.first().copied();
-        inputs.push(TaskInput::read(task, &tokenizer, limits, start, arguments, &messenger)?);
+        inputs.push(TaskInput::read(task, &files, &tokenizer, limits, arguments, &messenger)?);
     }
     let backbone = Backbone::load(&files, arguments.dtype.into(), &device)?;
     let model = Model { backbone, adapter, tokenizer: &tokenizer, end_of_text };
@@ -229,9 +231,16 @@ fn tasks(arguments: &Arguments, messenger: &Messenger) -> Result<Vec<Task>, Erro
     for name in &arguments.task {
         if name != ALL {
             let task = Task::load(name)?;
-            if arguments.score.is_calibrated() && task.generation().is_some() {
+            if arguments.score.is_calibrated() && task.kind() != Kind::Classification {
                 return Err(Error::Usage(format!(
-                    "task \"{}\" writes its answers: there are no candidates whose scores could be calibrated",
+                    "task \"{}\" is of kind \"{}\": there are no candidates whose scores could be calibrated",
+                    task.name(),
+                    task.kind()
+                )));
+            }
+            if arguments.shots > 0 && task.kind() == Kind::Chat {
+                return Err(Error::Usage(format!(
+                    "task \"{}\" is of kind \"chat\": --shots is for prompts, and a conversation has none",
                     task.name()
                 )));
             }
@@ -242,8 +251,12 @@ fn tasks(arguments: &Arguments, messenger: &Messenger) -> Result<Vec<Task>, Erro
         for name in Task::builtin_names().filter(|name| folder.join(name).is_dir()) {
             let task = Task::load(name)?;
             found += 1;
-            if arguments.score.is_calibrated() && task.generation().is_some() {
-                messenger.say(&format!("{name}: left out, because written answers have no scores to calibrate"));
+            if arguments.score.is_calibrated() && task.kind() != Kind::Classification {
+                messenger
+                    .say(&format!("{name}: left out, because it has no candidates whose scores could be calibrated"));
+            } else if arguments.shots > 0 && task.kind() == Kind::Chat {
+                messenger
+                    .say(&format!("{name}: left out, because --shots is for prompts, and a conversation has none"));
             } else {
                 tasks.push(task);
             }
@@ -275,15 +288,10 @@ fn evaluate_task(
     let outcome = match &input.input {
         Input::Choices { examples, normalization, .. } => {
             let evaluation = evaluate_by(&model.backbone, adapter, examples, normalization, progress);
-            let loss = evaluation.loss();
-            if !loss.is_finite() {
-                return Err(Error::Input(format!(
-                    "task \"{}\": the loss is {loss}: the weights of the model or the adapter are damaged, or too large \
-                     for the arithmetic",
-                    task.name()
-                )));
-            }
-            Outcome::Choices(evaluation)
+            Outcome::Choices(finite(evaluation, task)?)
+        }
+        Input::Conversations(examples) => {
+            Outcome::Conversations(finite(evaluate(&model.backbone, adapter, examples, progress), task)?)
         }
         Input::Prompts { prompts, generation, .. } => {
             let end = AnswerEnd {
@@ -291,12 +299,36 @@ fn evaluate_task(
                 texts: &generation.stop,
                 max_new_tokens: generation.max_new_tokens,
             };
-            let answers = generate_answers(&model.backbone, adapter, model.tokenizer, prompts, end, progress);
+            let (backbone, tokenizer) = (&model.backbone, model.tokenizer);
+            let answers = match arguments.decoding.beams {
+                None => {
+                    let sampling = arguments.decoding.sampling();
+                    generate_answers(backbone, adapter, tokenizer, prompts, end, sampling, progress)
+                }
+                Some(beams) => {
+                    let answer = |Hypothesis { text, tokens, .. }: Hypothesis| Answer { text, tokens: tokens.len() };
+                    let found = beam_search(backbone, adapter, tokenizer, prompts, end, beams, progress);
+                    found.map(|found| found.into_iter().map(answer).collect())
+                }
+            };
             Outcome::Texts(answers.map_err(|error| Error::Input(format!("task \"{}\": {error}", task.name())))?)
         }
     };
     let seconds = start.elapsed();
     Ok((summarize(input, &outcome, arguments, seconds), outcome))
+}
+
+/// An evaluation, if its loss is a number.
+fn finite(evaluation: Evaluation, task: &Task) -> Result<Evaluation, Error> {
+    let loss = evaluation.loss();
+    if loss.is_finite() {
+        return Ok(evaluation);
+    }
+    Err(Error::Input(format!(
+        "task \"{}\": the loss is {loss}: the weights of the model or the adapter are damaged, or too large for the \
+         arithmetic",
+        task.name()
+    )))
 }
 
 fn summarize(input: &TaskInput, outcome: &Outcome, arguments: &Arguments, elapsed: Duration) -> TaskReport {
@@ -306,6 +338,9 @@ fn summarize(input: &TaskInput, outcome: &Outcome, arguments: &Arguments, elapse
         (Outcome::Choices(evaluation), _) => {
             let measures = measure_choices(evaluation, classes);
             (measures, Some(evaluation.loss()), evaluation.tokens, report::per_class(task.classes(), evaluation))
+        }
+        (Outcome::Conversations(evaluation), _) => {
+            (measure_conversations(evaluation), Some(evaluation.loss()), evaluation.tokens, Vec::new())
         }
         (Outcome::Texts(answers), input) => {
             let texts = answers.iter().map(|answer| answer.text.as_str());
@@ -319,7 +354,7 @@ fn summarize(input: &TaskInput, outcome: &Outcome, arguments: &Arguments, elapse
         template: arguments.template.clone(),
         examples: input.len(),
         shots: arguments.shots,
-        score: task.generation().is_none().then_some(arguments.score),
+        score: (task.kind() == Kind::Classification).then_some(arguments.score),
         metric: task.metric(),
         accuracy: measures.get("accuracy").map(|measure| measure.value),
         measures,

@@ -1,14 +1,12 @@
 //! `zofo export`.
 
-use crate::arguments::{path, set_threads};
+use crate::arguments::{JsonArgument, ModelArgument, ThreadsArgument, path};
 use crate::errors::Error;
 use crate::model;
-use crate::output::{print, print_json};
 use crate::progress::{Messenger, display};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use zofo::hf::gguf::WrittenType;
 use zofo::hf::{ExportedGguf, GgufOptions, export_gguf};
@@ -23,11 +21,10 @@ Examples:
   zofo export --model runs/demo/backbone --gguf demo.gguf
   zofo export --model runs/demo/backbone --adapter runs/demo/adapter --gguf demo.gguf --type q8_0")]
 pub struct Arguments {
-    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
-    /// org/name/file.gguf[@revision].
-    #[arg(long, value_parser = path())]
-    model: PathBuf,
-    /// A PEFT adapter folder, whose LoRA is merged into the weights.
+    #[command(flatten)]
+    model: ModelArgument,
+    /// A PEFT folder with a LoRA block, which is merged into the weights, or one of the Hugging Face Hub:
+    /// org/name[@revision].
     #[arg(long, value_parser = path())]
     adapter: Option<PathBuf>,
     /// The file to write, for llama.cpp and what builds on it.
@@ -39,12 +36,10 @@ pub struct Arguments {
     /// The model's name in the file; that of the folder or file, if not given.
     #[arg(long)]
     name: Option<String>,
-    /// Threads; one per core if not given. The result does not depend on it.
-    #[arg(long)]
-    threads: Option<NonZeroUsize>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    threads: ThreadsArgument,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 /// How matrices are stored.
@@ -88,24 +83,24 @@ struct Report<'a> {
 
 /// Writes a model in another format.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    set_threads(arguments.threads)?;
+    arguments.threads.set()?;
     let messenger = Messenger::new();
-    let files = model::open(&arguments.model, &messenger)?;
+    let files = arguments.model.open(&messenger)?;
     let adapter = match &arguments.adapter {
-        Some(folder) => Some((folder, Adapter::read(folder, files.config(), &Device::flex())?)),
+        Some(name) => Some((name, model::read_adapter(name, &files, &Device::flex(), &messenger)?)),
         None => None,
     };
     let lora = match &adapter {
         None => None,
         Some((_, Adapter::Lora(lora))) => Some(lora),
-        Some((folder, Adapter::Prefix(_) | Adapter::Prompt(_))) => {
+        Some((name, Adapter::Prefix(_) | Adapter::Prompt(_))) => {
             return Err(Error::Usage(format!(
                 "{}: its virtual tokens cannot become part of a model's weights; only a LoRA can be exported",
-                folder.display()
+                name.display()
             )));
         }
     };
-    let name = arguments.name.clone().unwrap_or_else(|| name_of(&arguments.model));
+    let name = arguments.name.clone().unwrap_or_else(|| name_of(&arguments.model.name));
     let options = GgufOptions { matrices: arguments.matrices.map(WrittenType::from), name: &name };
     let mut display = display(&messenger);
     let exported = export_gguf(&files, lora, &arguments.gguf, &options, |done, of| {
@@ -117,20 +112,15 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         messenger.say(&format!("warning: {loss}"));
     }
     let output = &arguments.gguf;
-    if arguments.json {
-        let warnings = &losses;
-        let r#type = matrices.as_str();
-        print_json(&Report { output, architecture, r#type, tensors, bytes, logit_error, warnings })
-    } else {
-        print(&format!(
-            "{}: {tensors} tensors of a {architecture} model, matrices in {}, {:.1} MB; read back, its logits are off by \
+    let (warnings, r#type) = (&losses[..], matrices.as_str());
+    arguments.report.print(&Report { output, architecture, r#type, tensors, bytes, logit_error, warnings }, || {
+        format!(
+            "{}: {tensors} tensors of a {architecture} model, matrices in {type}, {:.1} MB; read back, its logits are off by \
              {logit_error:.1e} of their size\n",
             output.display(),
-            matrices.as_str(),
             bytes as f64 / 1e6
-        ))
-    }?;
-    Ok(())
+        )
+    })
 }
 
 /// What to call a model that is named so on the command line.

@@ -3,7 +3,7 @@
 mod prompt;
 mod text_stream;
 
-use crate::arguments::{Dtype, path, set_threads};
+use crate::arguments::{Decoding, Dtype, JsonArgument, ModelArgument, ThreadsArgument, path};
 use crate::errors::Error;
 use crate::model;
 use crate::output::{Reader, print, print_json};
@@ -16,26 +16,25 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 use text_stream::TextStream;
-use zofo::eval::{Generation, Sampling, generate};
+use zofo::eval::{AnswerEnd, Generation, beam_search, generate};
 use zofo::model::Backbone;
 use zofo::peft::Adapter;
 
 /// Arguments of `zofo generate`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The text appears as it is made, and ends where the model ends it.
+The text appears as it is made (that of a search for it when it is found), and ends where the model ends it.
 
 Examples:
   zofo generate --model model.gguf --prompt 'The capital of France is'
   zofo generate --model HuggingFaceTB/SmolLM2-135M-Instruct@main --prompt 'The capital of France is'
   zofo generate --model model.gguf --chat --prompt 'Which is the capital of France?'
+  zofo generate --model model.gguf --prompt 'The capital of France is' --beams 4
   zofo generate --model runs/demo/backbone --prompt - --temperature 0.8 --top-p 0.95 < prompt.txt")]
 pub struct Arguments {
-    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
-    /// org/name/file.gguf[@revision].
-    #[arg(long, value_parser = path())]
-    model: PathBuf,
-    /// A PEFT adapter folder.
+    #[command(flatten)]
+    model: ModelArgument,
+    /// A PEFT adapter folder, or an adapter of the Hugging Face Hub: org/name[@revision].
     #[arg(long, value_parser = path())]
     adapter: Option<PathBuf>,
     /// The text to go on from; `-` reads it from stdin.
@@ -50,34 +49,15 @@ pub struct Arguments {
     /// At most this many new tokens.
     #[arg(long, value_name = "TOKENS", default_value = "64")]
     max_new_tokens: NonZeroUsize,
-    /// 0 takes the likeliest token; above, tokens are drawn, from probabilities that are flatter the higher it is.
-    #[arg(long, default_value_t = 0.0, value_parser = temperature)]
-    temperature: f64,
-    /// Draw from the likeliest tokens that together have this probability.
-    #[arg(long, default_value_t = 1.0, value_parser = top_p)]
-    top_p: f64,
-    /// The same seed draws the same text.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    decoding: Decoding,
     /// How weights are stored in memory.
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
-    /// Threads; one per core if not given. The result does not depend on it.
-    #[arg(long)]
-    threads: Option<NonZeroUsize>,
-    /// Print JSON, when all is done.
-    #[arg(long)]
-    json: bool,
-}
-
-fn temperature(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
-    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("expected a number from 0".to_owned()) }
-}
-
-fn top_p(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
-    if value > 0.0 && value <= 1.0 { Ok(value) } else { Err("expected a number above 0, at most 1".to_owned()) }
+    #[command(flatten)]
+    threads: ThreadsArgument,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 /// What `--json` prints.
@@ -106,10 +86,10 @@ enum Stopped {
 
 /// Generates text.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    set_threads(arguments.threads)?;
+    arguments.threads.set()?;
     let given = read(&arguments.prompt)?;
     let messenger = Messenger::new();
-    let files = model::open(&arguments.model, &messenger)?;
+    let files = arguments.model.open(&messenger)?;
     let tokenizer = files.tokenizer()?;
     let max_new_tokens = arguments.max_new_tokens.get();
     let text = if arguments.chat {
@@ -120,32 +100,43 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let prompt = encode(tokenizer.clone(), &text, files.config().vocabulary)?;
     let device = Device::flex();
     let adapter = match &arguments.adapter {
-        Some(folder) => Some(Adapter::read(folder, files.config(), &device)?),
+        Some(name) => Some(model::read_adapter(name, &files, &device, &messenger)?),
         None => None,
     };
-    let limits = files.config().limits().after(adapter.as_ref().map_or(0, Adapter::virtual_tokens));
-    check_length(prompt.len(), max_new_tokens, limits.context)?;
+    let virtual_tokens = adapter.as_ref().map_or(0, Adapter::virtual_tokens);
+    check_length(prompt.len(), max_new_tokens, files.config().limits().context, virtual_tokens)?;
 
     let backbone = Backbone::load(&files, arguments.dtype.into(), &device)?;
-    let sampling = if arguments.temperature == 0.0 {
-        Sampling::Greedy
-    } else {
-        Sampling::Nucleus { temperature: arguments.temperature, top_p: arguments.top_p, seed: arguments.seed }
-    };
-    let request = Generation { prompt: &prompt, max_new_tokens, stop: files.eos_token_ids(), sampling };
+    let stop = files.eos_token_ids();
 
     let start = Instant::now();
     let mut stream = TextStream::new(&tokenizer, &prompt)?;
     let mut generated = String::new();
     // The closure can only say stop; why is kept here.
     let mut sent = Ok(Reader::Listens);
-    let new = generate(&backbone, adapter.as_ref(), &request, |token| {
+    let mut send = |token| {
         sent = stream.push(token).and_then(|text| {
             generated += text;
-            if arguments.json { Ok(Reader::Listens) } else { print(text) }
+            if arguments.report.json { Ok(Reader::Listens) } else { print(text) }
         });
         matches!(sent, Ok(Reader::Listens))
-    })
+    };
+    let new = match arguments.decoding.beams {
+        None => {
+            let sampling = arguments.decoding.sampling();
+            let request = Generation { prompt: &prompt, max_new_tokens, stop, sampling };
+            generate(&backbone, adapter.as_ref(), &request, send)
+        }
+        Some(beams) => {
+            let end = AnswerEnd { tokens: stop, texts: &[], max_new_tokens };
+            let prompts = std::slice::from_ref(&prompt);
+            let found = beam_search(&backbone, adapter.as_ref(), &tokenizer, prompts, end, beams, |_| ());
+            found.map(|found| {
+                let best = found.into_iter().flat_map(|best| best.tokens).filter(|token| !stop.contains(token));
+                best.take_while(|&token| send(token)).collect()
+            })
+        }
+    }
     .map_err(|error| Error::Input(error.to_string()))?;
     let seconds = start.elapsed().as_secs_f64();
     if sent? == Reader::Left {
@@ -162,7 +153,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         seconds,
         tokens_per_second: new.len() as f64 / seconds,
     };
-    if arguments.json {
+    if arguments.report.json {
         print_json(&report)?;
     } else {
         print(&format!("{rest}\n"))?;
@@ -172,17 +163,4 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_out_of_range_are_refused() {
-        assert_eq!(temperature("0"), Ok(0.0));
-        assert!(temperature("-0.1").is_err() && temperature("NaN").is_err() && temperature("inf").is_err());
-        assert_eq!(top_p("1"), Ok(1.0));
-        assert!(top_p("0").is_err() && top_p("1.01").is_err() && top_p("NaN").is_err());
-    }
 }

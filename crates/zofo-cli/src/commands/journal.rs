@@ -1,8 +1,7 @@
 //! `zofo journal`.
 
-use crate::arguments::path;
+use crate::arguments::{JsonArgument, path};
 use crate::errors::Error;
-use crate::output::{print, print_json};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -16,9 +15,8 @@ pub struct Arguments {
     /// A journal.zofo.
     #[arg(value_parser = path())]
     file: PathBuf,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 /// What is printed.
@@ -74,8 +72,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         ignored_bytes: journal.ignored_bytes,
         updates: Updates::of(&journal.records),
     };
-    if arguments.json { print_json(&report) } else { print(&report.describe()) }?;
-    Ok(())
+    arguments.report.print(&report, || report.describe())
 }
 
 impl Updates {

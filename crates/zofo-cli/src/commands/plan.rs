@@ -1,9 +1,8 @@
 //! `zofo plan`.
 
 use super::train::load;
-use crate::arguments::{path, set_threads};
+use crate::arguments::{JsonArgument, path, set_threads};
 use crate::errors::Error;
-use crate::output::{print, print_json};
 use crate::progress::{Messenger, TrainingProgress};
 use clap::Args;
 use std::num::NonZeroUsize;
@@ -26,9 +25,8 @@ pub struct Arguments {
     /// Threads; takes the place of run.threads.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
-    /// Print the plan as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 /// Prints the plan of a run.
@@ -39,6 +37,5 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let plan = zofo::run::plan(&config, &mut progress);
     progress.finish();
     let plan = plan?;
-    if arguments.json { print_json(&plan) } else { print(&format!("{plan}\n")) }?;
-    Ok(())
+    arguments.report.print(&plan, || format!("{plan}\n"))
 }

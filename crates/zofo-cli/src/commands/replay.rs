@@ -1,14 +1,12 @@
 //! `zofo replay`.
 
-use crate::arguments::{path, set_threads};
+use crate::arguments::{JsonArgument, ThreadsArgument, path};
 use crate::errors::Error;
 use crate::model;
-use crate::output::{print, print_json};
 use crate::progress::{Messenger, display};
 use clap::Args;
 use serde::Serialize;
 use std::fs;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use zofo::run::{Replayed, replay};
 
@@ -34,12 +32,10 @@ pub struct Arguments {
     /// The folder to write; it may exist if there is nothing in it but a model.
     #[arg(short, long, value_name = "FOLDER", value_parser = path())]
     output: PathBuf,
-    /// Threads; one per core if not given. The result does not depend on it.
-    #[arg(long)]
-    threads: Option<NonZeroUsize>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    threads: ThreadsArgument,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 /// What `--json` prints.
@@ -57,7 +53,7 @@ struct Report<'a> {
 /// Rebuilds a backbone.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let Arguments { base, journal, until, output, .. } = arguments;
-    set_threads(arguments.threads)?;
+    arguments.threads.set()?;
     let messenger = Messenger::new();
     let base = &model::locate(base, &messenger)?;
     // The output may be a model folder, but the base is needed for every other replay.
@@ -79,10 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     if let Some(until) = until.filter(|&until| until > last_step) {
         messenger.say(&format!("step {until} was asked for; the last update up to there is that of step {last_step}"));
     }
-    if arguments.json {
-        print_json(&Report { updates, last_step, ignored_bytes, output })
-    } else {
-        print(&format!("{}: {updates} updates, up to step {last_step}\n", output.display()))
-    }?;
-    Ok(())
+    arguments.report.print(&Report { updates, last_step, ignored_bytes, output }, || {
+        format!("{}: {updates} updates, up to step {last_step}\n", output.display())
+    })
 }

@@ -1,12 +1,15 @@
 //! `zofo tasks`.
 
-use crate::arguments::{path, with_home};
+mod conversation;
+
+use crate::arguments::{JsonArgument, path, with_home};
 use crate::data;
 use crate::errors::Error;
 use crate::model;
 use crate::output::{print, print_json};
 use crate::progress::Messenger;
 use clap::{Args, Subcommand};
+use conversation::ConversationReport;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -33,9 +36,8 @@ Examples:
 pub struct Arguments {
     #[command(subcommand)]
     action: Option<Action>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,15 +61,14 @@ struct Show {
     /// Which of the task's templates to use, by its name in the task file.
     #[arg(long, value_name = "NAME", default_value_t)]
     template: TemplateName,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 /// Lists tasks, or shows one.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     match &arguments.action {
-        None => list(arguments.json),
+        None => list(arguments.report.json),
         Some(Action::Show(arguments)) => show(arguments),
     }
 }
@@ -119,6 +120,8 @@ struct Report {
     templates: Vec<TemplateName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     examples: Option<Vec<ExampleReport>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversations: Option<Vec<ConversationReport>>,
 }
 
 /// What every row must have.
@@ -167,15 +170,21 @@ struct Tokens {
 
 fn show(arguments: &Show) -> Result<(), Error> {
     let task = Task::load(&arguments.task)?;
-    let examples = match &arguments.data {
-        Some(place) => {
-            let files = data::locate(Some(place), &task, DataSplit::Train, &Messenger::new())?;
-            let mut dataset = Dataset::read(&files, &task, DataSplit::Train, 0)?;
-            dataset.examples.truncate(SHOWN);
-            Some(render(&task, &dataset.examples, arguments)?)
+    let (mut examples, mut conversations) = (None, None);
+    if let Some(place) = &arguments.data {
+        let files = data::locate(Some(place), &task, DataSplit::Train, &Messenger::new())?;
+        let mut dataset = Dataset::read(&files, &task, DataSplit::Train, 0)?;
+        dataset.examples.truncate(SHOWN);
+        match task.kind() {
+            Kind::Classification | Kind::Generation => {
+                examples = Some(render(&task, &dataset.examples, arguments)?);
+            }
+            Kind::Chat => {
+                let (model, template) = (arguments.model.as_deref(), &arguments.template);
+                conversations = Some(conversation::read(&task, &dataset.examples, template, model)?);
+            }
         }
-        None => None,
-    };
+    }
     let report = Report {
         task: task.name().to_owned(),
         description: task.description().to_owned(),
@@ -185,11 +194,11 @@ fn show(arguments: &Show) -> Result<(), Error> {
         source: task.source().cloned(),
         fields: task.fields().iter().map(|(name, field)| FieldReport::new(name, field)).collect(),
         label: task.label_place(),
-        templates: task.templates().map(|template| template.name().clone()).collect(),
+        templates: task.template_names(),
         examples,
+        conversations,
     };
-    if arguments.json { print_json(&report) } else { print(&report.describe()) }?;
-    Ok(())
+    arguments.report.print(&report, || report.describe())
 }
 
 fn render(task: &Task, examples: &[Example], arguments: &Show) -> Result<Vec<ExampleReport>, Error> {
@@ -249,6 +258,7 @@ impl ExampleReport {
         let (golds, answers, null) = match &example.gold {
             Gold::Candidates(golds) => (golds.clone(), Vec::new(), Some(template.render_null(example)?.prompt)),
             Gold::Answers(answers) => (vec![0], answers.clone(), None),
+            Gold::Conversation => (vec![0], Vec::new(), None),
         };
         Ok(Self { line: example.line, golds, answers, prompt, null, candidates })
     }
@@ -307,9 +317,8 @@ impl Report {
                 let _ = writeln!(text, "{key:11} {value}");
             }
         }
-        for example in self.examples.iter().flatten() {
-            example.describe(&mut text);
-        }
+        self.examples.iter().flatten().for_each(|example| example.describe(&mut text));
+        self.conversations.iter().flatten().for_each(|conversation| conversation.describe(&mut text));
         text
     }
 }

@@ -1,17 +1,17 @@
 //! `zofo train`.
 
 use super::Ended;
-use crate::arguments::{path, set_threads};
+use crate::arguments::{JsonArgument, path, set_threads};
 use crate::errors::Error;
 use crate::interrupt;
-use crate::output::{print, print_json, table};
+use crate::output::table;
 use crate::progress::{Clock, Messenger, TrainingProgress};
 use clap::Args;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zofo::run::config::{Config, Keep};
-use zofo::run::{Outcome, RunError, Start, Summary, train};
+use zofo::run::{FinalScore, Outcome, RunError, Score, Start, Summary, train};
 
 /// Arguments of `zofo train`.
 #[derive(Debug, Args)]
@@ -36,9 +36,8 @@ pub struct Arguments {
     /// Threads; takes the place of run.threads. The result does not depend on it.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
-    /// Print the summary as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: JsonArgument,
 }
 
 /// Trains, or goes on training.
@@ -48,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<Ended, Error> {
             let config = load(file, &arguments.set, arguments.threads)?;
             set_threads(config.run.threads.and_then(NonZeroUsize::new))?;
             let (folder, keep) = (config.run.output.clone(), config.run.keep);
-            train_in(&folder, keep, Start::New(Box::new(config)), arguments.json)
+            train_in(&folder, keep, Start::New(Box::new(config)), &arguments.report)
         }
         (None, Some(folder)) => {
             // How many threads there are has to be known before anything is computed. If the folder has no
@@ -57,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<Ended, Error> {
             let threads = stored.as_ref().and_then(|run| run.threads.and_then(NonZeroUsize::new));
             set_threads(arguments.threads.or(threads))?;
             let keep = stored.map_or(Keep::Best, |run| run.keep);
-            train_in(folder, keep, Start::Resume { folder, overlays: &arguments.set }, arguments.json)
+            train_in(folder, keep, Start::Resume { folder, overlays: &arguments.set }, &arguments.report)
         }
         (None, None) => Err(Error::Usage("give a configuration, or `--resume` and the folder of a run".to_owned())),
     }
@@ -70,7 +69,7 @@ pub(super) fn load(file: &Path, set: &[String], threads: Option<NonZeroUsize>) -
     Ok(Config::load(file, &overlays).map_err(RunError::from)?)
 }
 
-fn train_in(folder: &Path, keep: Keep, start: Start, json: bool) -> Result<Ended, Error> {
+fn train_in(folder: &Path, keep: Keep, start: Start, report: &JsonArgument) -> Result<Ended, Error> {
     let messenger = Messenger::new();
     let interrupted = interrupt::flag(&messenger, folder)?;
     let mut progress = TrainingProgress::new(&messenger);
@@ -90,17 +89,18 @@ fn train_in(folder: &Path, keep: Keep, start: Start, json: bool) -> Result<Ended
         Outcome::Finished => {}
     }
     if let Some(summary) = summary {
-        if json { print_json(&summary) } else { print(&describe(&summary, keep)) }?;
+        report.print(&summary, || describe(&summary, keep))?;
     }
     Ok(Ended::Done)
 }
 
 /// The summary for people.
 fn describe(summary: &Summary, keep: Keep) -> String {
-    let mut rows = vec![["", "accuracy", "loss", "examples"].map(str::to_owned).to_vec()];
-    rows.extend(summary.scores.iter().map(|score| {
-        let (accuracy, loss) = (score.score.accuracy, score.score.loss);
-        vec![score.name.to_owned(), format!("{accuracy:.4}"), format!("{loss:.4}"), score.examples.to_string()]
+    let metric = summary.scores.first().map_or("", |score| score.score.metric.as_str());
+    let mut rows = vec![["", metric, "loss", "examples"].map(str::to_owned).to_vec()];
+    rows.extend(summary.scores.iter().map(|FinalScore { name, score, examples }| {
+        let Score { value, loss, .. } = score;
+        vec![(*name).to_owned(), format!("{value:.4}"), format!("{loss:.4}"), examples.to_string()]
     }));
     let why = match keep {
         Keep::Best => "the best on the validation part",

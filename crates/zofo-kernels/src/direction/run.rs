@@ -12,7 +12,7 @@ pub(super) fn run_with(isa: Isa, stream: &Stream, start: u64, len: usize, kernel
         Set::Avx2 => unsafe { run_avx2(stream, start, len, kernel) },
         // SAFETY: as above: AVX-512 F and DQ.
         #[cfg(target_arch = "x86_64")]
-        Set::Avx512 => unsafe { run_avx512(stream, start, len, kernel) },
+        Set::Avx512 | Set::Avx512Bf16 => unsafe { run_avx512(stream, start, len, kernel) },
     }
 }
 

@@ -8,10 +8,12 @@ mod columns;
 mod dots;
 mod gemm;
 mod nll;
+mod round;
 mod simd;
 mod weight;
 
 use crate::activation::Activation;
+use crate::compute::Compute;
 use crate::direction::Descent;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
@@ -105,26 +107,26 @@ impl RowWeight {
 }
 
 impl DecoderOps for Flex {
-    fn project(x: FlexTensor, weight: FlexTensor, view: WeightView) -> FlexTensor {
+    fn project(x: FlexTensor, weight: FlexTensor, view: WeightView, compute: Compute) -> FlexTensor {
         let x = Activations::new(x);
         // Along a direction of low rank no perturbed weight is formed.
         let low_rank = view.low_rank();
         let seen = if low_rank.is_some() { &WeightView::Exact } else { &view };
         let weight = WeightMatrix::new(&weight, seen);
-        let mut y = dots::product(x.values(), &weight);
+        let mut y = dots::product(x.values(), &weight, compute);
         if let Some((z, scales)) = &low_rank {
             z.add_product(x.values(), &mut y, scales);
         }
         matrix(y, [x.shape()[0], weight.rows])
     }
 
-    fn project_transposed(x: FlexTensor, weight: FlexTensor, view: WeightView) -> FlexTensor {
+    fn project_transposed(x: FlexTensor, weight: FlexTensor, view: WeightView, compute: Compute) -> FlexTensor {
         let x = Activations::new(x);
         // Along a direction of low rank no perturbed weight is formed.
         let low_rank = view.low_rank();
         let seen = if low_rank.is_some() { &WeightView::Exact } else { &view };
         let weight = WeightMatrix::new(&weight, seen);
-        let mut y = gemm::product(x.values(), &weight);
+        let mut y = gemm::product(x.values(), &weight, compute);
         if let Some((z, scales)) = &low_rank {
             z.add_product_transposed(x.values(), &mut y, scales);
         }
@@ -276,9 +278,10 @@ impl DecoderOps for Flex {
         targets: Arc<[u32]>,
         softcap: Option<f32>,
         view: WeightView,
+        compute: Compute,
     ) -> FlexTensor {
         let hidden = Activations::new(hidden);
-        let labels = Labels { hidden: hidden.values(), targets: &targets, softcap };
+        let labels = Labels { hidden: hidden.values(), targets: &targets, softcap, compute };
         let nll = labels.nll(&WeightMatrix::new(&weight, &view));
         matrix(nll, [hidden.shape()[0], 1])
     }
@@ -290,9 +293,10 @@ impl DecoderOps for Flex {
         targets: Arc<[u32]>,
         softcap: Option<f32>,
         view: WeightView,
+        compute: Compute,
     ) -> FlexTensor {
         let [grad, hidden] = [grad, hidden].map(Activations::new);
-        let labels = Labels { hidden: hidden.values(), targets: &targets, softcap };
+        let labels = Labels { hidden: hidden.values(), targets: &targets, softcap, compute };
         let gradient = labels.backward(grad.values(), &WeightMatrix::new(&weight, &view));
         matrix(gradient, hidden.shape())
     }

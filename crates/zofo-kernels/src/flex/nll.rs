@@ -6,6 +6,7 @@ use super::dots;
 use super::gemm;
 use super::simd;
 use super::weight::WeightMatrix;
+use crate::compute::Compute;
 use rayon::prelude::*;
 
 /// Labelled positions whose logits are held at once (per sign).
@@ -17,6 +18,8 @@ pub(super) struct Labels<'a> {
     pub(super) targets: &'a [u32],
     /// Bounds the logits to ±c: ℓ ← c·tanh(ℓ/c).
     pub(super) softcap: Option<f32>,
+    /// Of the products with the output matrix.
+    pub(super) compute: Compute,
 }
 
 impl Labels<'_> {
@@ -42,7 +45,7 @@ impl Labels<'_> {
         let mut out = vec![0.0f32; share * signs];
         for chunk in self.chunks() {
             let hidden = self.rows(self.hidden, weight.columns, chunk.clone(), signs);
-            let mut logits = dots::product(&hidden, weight);
+            let mut logits = dots::product(&hidden, weight, self.compute);
             let nll: Vec<f32> = logits
                 .par_chunks_exact_mut(weight.rows)
                 .enumerate()
@@ -69,7 +72,7 @@ impl Labels<'_> {
         for chunk in self.chunks() {
             let hidden = self.rows(self.hidden, width, chunk.clone(), signs);
             let grad = self.rows(grad, 1, chunk.clone(), signs);
-            let mut logits = dots::product(&hidden, weight);
+            let mut logits = dots::product(&hidden, weight, self.compute);
             let rows = logits.par_chunks_exact_mut(weight.rows).zip(&grad).enumerate();
             rows.for_each_init(Vec::new, |slopes, (row, (logits, grad))| {
                 if let Some(cap) = self.softcap {
@@ -89,7 +92,7 @@ impl Labels<'_> {
                     *value *= slope;
                 }
             });
-            let part = gemm::product(&logits, weight);
+            let part = gemm::product(&logits, weight, self.compute);
             for (sign, part) in part.chunks_exact(chunk.len() * width).enumerate() {
                 out[(sign * share + chunk.start) * width..][..part.len()].copy_from_slice(part);
             }

@@ -1,5 +1,6 @@
 //! Reading a weight matrix through its view, tile by tile.
 
+use super::round;
 use crate::view::WeightView;
 use burn::tensor::DType;
 use burn_flex::FlexTensor;
@@ -7,9 +8,60 @@ use half::bf16;
 
 /// The stored values of a weight.
 #[derive(Clone, Copy)]
-enum Values<'a> {
+pub(super) enum Values<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
+}
+
+/// A format in which kernels take weights.
+pub(super) trait Stored: Copy + Default + Send + Sync {
+    /// The values, if they are in this format.
+    fn stored(values: Values<'_>) -> Option<&[Self]>;
+
+    /// [`WeightMatrix::read`] in this format.
+    fn read(weight: &WeightMatrix, row: usize, column: usize, out: [&mut [Self]; 2]);
+}
+
+impl Stored for f32 {
+    fn stored(values: Values<'_>) -> Option<&[Self]> {
+        match values {
+            Values::F32(values) => Some(values),
+            Values::Bf16(_) => None,
+        }
+    }
+
+    fn read(weight: &WeightMatrix, row: usize, column: usize, out: [&mut [Self]; 2]) {
+        weight.read(row, column, out);
+    }
+}
+
+/// Weights that are formed in f32 at once before they are rounded: whole groups of a direction.
+const ROUNDED: usize = 1024;
+
+impl Stored for bf16 {
+    fn stored(values: Values<'_>) -> Option<&[Self]> {
+        match values {
+            Values::F32(_) => None,
+            Values::Bf16(values) => Some(values),
+        }
+    }
+
+    fn read(weight: &WeightMatrix, row: usize, column: usize, [first, second]: [&mut [Self]; 2]) {
+        let mut buffers = [[0.0f32; ROUNDED]; 2];
+        let [plus, minus] = &mut buffers;
+        let mut start = column;
+        // Without a second sign its slice is empty, and there are no chunks of it.
+        let mut second = second.chunks_mut(ROUNDED);
+        for first in first.chunks_mut(ROUNDED) {
+            let (plus, minus) = (&mut plus[..first.len()], &mut minus[..first.len()]);
+            weight.read(row, start, [plus, minus]);
+            round::to_bf16(plus, first);
+            if let Some(second) = second.next() {
+                round::to_bf16(minus, second);
+            }
+            start += first.len();
+        }
+    }
 }
 
 /// A weight matrix `[rows, columns]`, read through a [`WeightView`].
@@ -19,6 +71,8 @@ pub(super) struct WeightMatrix<'a> {
     view: &'a WeightView,
     pub(super) columns: usize,
     pub(super) rows: usize,
+    /// Whether values are read as the nearest bf16.
+    rounded: bool,
 }
 
 impl<'a> WeightMatrix<'a> {
@@ -32,7 +86,12 @@ impl<'a> WeightMatrix<'a> {
             other => panic!("weights are stored as f32 or bf16, not {other:?}"),
         };
         let values = values.expect("weights are contiguous");
-        Self { values, view, columns, rows }
+        Self { values, view, columns, rows, rounded: false }
+    }
+
+    /// The same matrix with every value rounded to bf16, for kernels that multiply in f32.
+    pub(super) fn rounded(self) -> Self {
+        Self { rounded: !self.is_exact_bf16(), ..self }
     }
 
     /// Number of weights that are read at once: 2 for a pair, else 1.
@@ -40,25 +99,34 @@ impl<'a> WeightMatrix<'a> {
         self.view.signs()
     }
 
-    /// The stored values from `start`, if they can be used as they are.
-    pub(super) fn borrow(&self, row: usize, column: usize, len: usize) -> Option<&'a [f32]> {
-        match (self.view, self.values) {
-            (WeightView::Exact, Values::F32(values)) => {
-                let start = row * self.columns + column;
-                Some(&values[start..start + len])
-            }
-            _ => None,
+    /// Whether the weight is stored as bf16 and seen as it is stored.
+    pub(super) fn is_exact_bf16(&self) -> bool {
+        matches!((self.view, self.values), (WeightView::Exact, Values::Bf16(_)))
+    }
+
+    /// `len` stored values of a row, if they can be used as they are.
+    pub(super) fn borrow<W: Stored>(&self, row: usize, column: usize, len: usize) -> Option<&'a [W]> {
+        let start = row * self.columns + column;
+        if self.rounded || !matches!(self.view, WeightView::Exact) {
+            return None;
         }
+        W::stored(self.values).map(|values| &values[start..start + len])
     }
 
     /// Writes `len` elements of a row, as every sign sees them, to `out[sign]`. `out[1]` is left alone
     /// unless the view is a pair.
-    pub(super) fn read(&self, row: usize, column: usize, out: [&mut [f32]; 2]) {
+    pub(super) fn read(&self, row: usize, column: usize, [first, second]: [&mut [f32]; 2]) {
         let start = row * self.columns + column;
-        let end = start + out[0].len();
+        let end = start + first.len();
         match self.values {
-            Values::F32(values) => read(self.view, start, &values[start..end], out),
-            Values::Bf16(values) => read(self.view, start, &values[start..end], out),
+            Values::F32(values) => read(self.view, start, &values[start..end], [first, second]),
+            Values::Bf16(values) => read(self.view, start, &values[start..end], [first, second]),
+        }
+        if self.rounded {
+            round::in_place(first);
+            if self.signs() == 2 {
+                round::in_place(second);
+            }
         }
     }
 }

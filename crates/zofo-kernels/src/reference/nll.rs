@@ -1,6 +1,7 @@
 //! The output matrix and cross-entropy.
 
 use super::{project, project_transposed, soft_cap_slope, soft_capped};
+use crate::compute::Compute;
 use crate::view::WeightView;
 use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
@@ -12,8 +13,9 @@ fn logits<B: Backend>(
     weight: FloatTensor<B>,
     softcap: Option<f32>,
     view: &WeightView,
+    compute: Compute,
 ) -> FloatTensor<B> {
-    let logits = project::<B>(hidden, weight, view);
+    let logits = project::<B>(hidden, weight, view, compute);
     match softcap {
         Some(cap) => soft_capped::<B>(logits, cap),
         None => logits,
@@ -42,9 +44,10 @@ pub fn token_nll<B: Backend>(
     targets: &[u32],
     softcap: Option<f32>,
     view: &WeightView,
+    compute: Compute,
 ) -> FloatTensor<B> {
     let target = target_column::<B>(targets, view, &hidden.device());
-    let logits = logits::<B>(hidden, weight, softcap, view);
+    let logits = logits::<B>(hidden, weight, softcap, view, compute);
     B::float_neg(B::float_gather(1, log_softmax::<B>(logits), target))
 }
 
@@ -57,9 +60,10 @@ pub fn token_nll_backward<B: Backend>(
     targets: &[u32],
     softcap: Option<f32>,
     view: &WeightView,
+    compute: Compute,
 ) -> FloatTensor<B> {
     let device = hidden.device();
-    let logits = logits::<B>(hidden, weight.clone(), softcap, view);
+    let logits = logits::<B>(hidden, weight.clone(), softcap, view, compute);
     let shape = logits.shape();
     let probabilities = B::float_exp(log_softmax::<B>(logits.clone()));
     let mut one_hot = vec![0.0f32; shape.num_elements()];
@@ -72,5 +76,5 @@ pub fn token_nll_backward<B: Backend>(
         Some(cap) => B::float_mul(d_logits, soft_cap_slope::<B>(logits, cap)),
         None => d_logits,
     };
-    project_transposed::<B>(d_logits, weight, view)
+    project_transposed::<B>(d_logits, weight, view, compute)
 }

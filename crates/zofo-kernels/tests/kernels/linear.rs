@@ -2,21 +2,26 @@
 
 use super::{Ad, assert_close, bf16, constant, floats, gradients, matrix, noise, views};
 use burn::backend::ops::FloatTensorOps;
-use burn_flex::Flex;
+use burn_flex::{Flex, FlexTensor};
 use std::sync::Arc;
-use zofo_kernels::{DecoderOps, WeightView, reference};
+use zofo_kernels::{Compute, DecoderOps, WeightView, reference};
 
 /// Shapes that are no multiple of any block, and one that spans several.
 const SHAPES: [[usize; 3]; 5] = [[2, 5, 3], [2, 64, 97], [10, 70, 33], [38, 600, 200], [74, 1100, 100]];
+
+/// A weight in both storages, each with both precisions of products.
+fn stored_and_computed(w: &FlexTensor) -> [(FlexTensor, Compute); 4] {
+    [(w.clone(), Compute::F32), (bf16(w), Compute::F32), (w.clone(), Compute::Bf16), (bf16(w), Compute::Bf16)]
+}
 
 #[test]
 fn project_equals_the_reference() {
     for [rows, depth, width] in SHAPES {
         let (x, w) = (matrix(1, rows, depth), matrix(2, width, depth));
         for view in views() {
-            for w in [w.clone(), bf16(&w)] {
-                let fast = Flex::project(x.clone(), w.clone(), view.clone());
-                let exact = reference::project::<Flex>(x.clone(), w, &view);
+            for (w, compute) in stored_and_computed(&w) {
+                let fast = Flex::project(x.clone(), w.clone(), view.clone(), compute);
+                let exact = reference::project::<Flex>(x.clone(), w, &view, compute);
                 assert_close(&fast, &exact, 2e-6);
             }
         }
@@ -33,11 +38,12 @@ fn edges_of_blocks_equal_the_reference() {
                     let rows = share * view.signs();
                     let (x, grad) = (matrix(1, rows, depth), matrix(3, rows, width));
                     let w = matrix(2, width, depth);
-                    for w in [w.clone(), bf16(&w)] {
-                        let fast = Flex::project(x.clone(), w.clone(), view.clone());
-                        assert_close(&fast, &reference::project::<Flex>(x.clone(), w.clone(), &view), 2e-6);
-                        let fast = Flex::project_transposed(grad.clone(), w.clone(), view.clone());
-                        assert_close(&fast, &reference::project_transposed::<Flex>(grad.clone(), w, &view), 2e-6);
+                    for (w, compute) in stored_and_computed(&w) {
+                        let fast = Flex::project(x.clone(), w.clone(), view.clone(), compute);
+                        assert_close(&fast, &reference::project::<Flex>(x.clone(), w.clone(), &view, compute), 2e-6);
+                        let fast = Flex::project_transposed(grad.clone(), w.clone(), view.clone(), compute);
+                        let exact = reference::project_transposed::<Flex>(grad.clone(), w, &view, compute);
+                        assert_close(&fast, &exact, 2e-6);
                     }
                 }
             }
@@ -50,9 +56,9 @@ fn project_transposed_equals_the_reference() {
     for [rows, depth, width] in SHAPES {
         let (grad, w) = (matrix(1, rows, width), matrix(2, width, depth));
         for view in views() {
-            for w in [w.clone(), bf16(&w)] {
-                let fast = Flex::project_transposed(grad.clone(), w.clone(), view.clone());
-                let exact = reference::project_transposed::<Flex>(grad.clone(), w, &view);
+            for (w, compute) in stored_and_computed(&w) {
+                let fast = Flex::project_transposed(grad.clone(), w.clone(), view.clone(), compute);
+                let exact = reference::project_transposed::<Flex>(grad.clone(), w, &view, compute);
                 assert_close(&fast, &exact, 2e-6);
             }
         }
@@ -65,14 +71,36 @@ fn each_product_is_the_gradient_of_the_other() {
     let w = matrix(2, rows, columns);
     for view in views() {
         let (narrow, wide) = (matrix(1, 10, rows), matrix(3, 10, columns));
-        let fast = gradients(&[&wide], &narrow, |x| Ad::project(x[0].clone(), constant(&w), view.clone()));
-        let exact = gradients(&[&wide], &narrow, |x| reference::project::<Ad>(x[0].clone(), constant(&w), &view));
-        assert_close(&fast[0], &exact[0], 2e-6);
-        let fast = gradients(&[&narrow], &wide, |x| Ad::project_transposed(x[0].clone(), constant(&w), view.clone()));
+        let fast =
+            gradients(&[&wide], &narrow, |x| Ad::project(x[0].clone(), constant(&w), view.clone(), Compute::F32));
         let exact =
-            gradients(&[&narrow], &wide, |x| reference::project_transposed::<Ad>(x[0].clone(), constant(&w), &view));
+            gradients(&[&wide], &narrow, |x| reference::project::<Ad>(x[0].clone(), constant(&w), &view, Compute::F32));
+        assert_close(&fast[0], &exact[0], 2e-6);
+        let fast = gradients(&[&narrow], &wide, |x| {
+            Ad::project_transposed(x[0].clone(), constant(&w), view.clone(), Compute::F32)
+        });
+        let exact = gradients(&[&narrow], &wide, |x| {
+            reference::project_transposed::<Ad>(x[0].clone(), constant(&w), &view, Compute::F32)
+        });
         assert_close(&fast[0], &exact[0], 2e-6);
     }
+}
+
+/// Rounding has no slope of its own: a gradient in bf16 is the other product in bf16.
+#[test]
+fn gradients_are_computed_in_the_precision_of_the_product() {
+    let w = matrix(2, 21, 34);
+    let (narrow, wide) = (matrix(1, 10, 21), matrix(3, 10, 34));
+    let view = WeightView::Exact;
+    let fast = gradients(&[&wide], &narrow, |x| Ad::project(x[0].clone(), constant(&w), view.clone(), Compute::Bf16));
+    let other = |compute| reference::project_transposed::<Flex>(narrow.clone(), w.clone(), &view, compute);
+    assert_close(&fast[0], &other(Compute::Bf16), 2e-6);
+    let coarse = floats(&fast[0]).iter().zip(floats(&other(Compute::F32))).any(|(a, b)| (a - b).abs() > 1e-3);
+    assert!(coarse, "bf16 makes a difference");
+    let fast = gradients(&[&narrow], &wide, |x| {
+        Ad::project_transposed(x[0].clone(), constant(&w), view.clone(), Compute::Bf16)
+    });
+    assert_close(&fast[0], &reference::project::<Flex>(wide, w, &view, Compute::Bf16), 2e-6);
 }
 
 #[test]
@@ -80,11 +108,14 @@ fn the_two_signs_of_a_pair_are_the_two_single_perturbations() {
     let [rows, depth, width] = [14, 130, 75];
     let (x, w) = (matrix(1, rows, depth), matrix(2, width, depth));
     let twice = Flex::float_cat(vec![x.clone(), x.clone()], 0);
-    let pair = Flex::project(twice, w.clone(), WeightView::Pair { noise: noise(), eps: 0.25 });
-    let single = |scale| floats(&Flex::project(x.clone(), w.clone(), WeightView::One { noise: noise(), scale }));
-    let pair = floats(&pair);
-    assert_eq!(pair[..rows * width], single(0.25)[..]);
-    assert_eq!(pair[rows * width..], single(-0.25)[..]);
+    for compute in [Compute::F32, Compute::Bf16] {
+        let pair = Flex::project(twice.clone(), w.clone(), WeightView::Pair { noise: noise(), eps: 0.25 }, compute);
+        let single =
+            |scale| floats(&Flex::project(x.clone(), w.clone(), WeightView::One { noise: noise(), scale }, compute));
+        let pair = floats(&pair);
+        assert_eq!(pair[..rows * width], single(0.25)[..]);
+        assert_eq!(pair[rows * width..], single(-0.25)[..]);
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use burn::tensor::TensorData;
 use burn_flex::{Flex, FlexTensor};
 use std::sync::Arc;
 use zofo_kernels::direction::{Direction, ParameterId};
-use zofo_kernels::{Activation, DecoderOps, Noise, WeightView};
+use zofo_kernels::{Activation, Compute, DecoderOps, Noise, WeightView};
 
 type Ad = Autodiff<Flex>;
 
@@ -84,12 +84,14 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let [q, grad] = [5, 6].map(|seed| matrix(seed, layout.query_positions.len(), 24));
     let [k, v] = [7, 8].map(|seed| matrix(seed, layout.key_positions.len(), 12));
     let targets: Arc<[u32]> = (0..27).collect();
+    let precisions = [Compute::F32, Compute::Bf16];
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         let view = WeightView::Pair { noise: noise(), eps: 1e-3 };
         pool.install(|| {
-            let y = Flex::project(x.clone(), w.clone(), view.clone());
-            let dx = Flex::project_transposed(y.clone(), w.clone(), view.clone());
+            let [y, y16] = precisions.map(|compute| Flex::project(x.clone(), w.clone(), view.clone(), compute));
+            let [dx, dx16] =
+                precisions.map(|compute| Flex::project_transposed(y.clone(), w.clone(), view.clone(), compute));
             let norm = <Flex as DecoderOps>::layer_norm(
                 x.clone(),
                 row.clone(),
@@ -101,10 +103,11 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let dk = Flex::attend_backward(grad.clone(), q.clone(), k.clone(), v.clone(), layout.clone()).1;
             let gated = Flex::gated(x.clone(), dx.clone(), Activation::Gelu);
             let cap = Some(20.0);
-            let nll = Flex::token_nll(x.clone(), w.clone(), targets.clone(), cap, view.clone());
-            let dh = Flex::token_nll_backward(ones.clone(), x.clone(), w.clone(), targets.clone(), cap, view);
+            let nll = Flex::token_nll(x.clone(), w.clone(), targets.clone(), cap, view.clone(), Compute::F32);
+            let dh =
+                Flex::token_nll_backward(ones.clone(), x.clone(), w.clone(), targets.clone(), cap, view, Compute::F32);
             let moved = Flex::descend(matrix(3, 300, 700), noise(), 0.5.into());
-            [y, dx, norm, dk, gated, nll, dh, moved].map(|x| floats(&x)).concat()
+            [y, y16, dx, dx16, norm, dk, gated, nll, dh, moved].map(|x| floats(&x)).concat()
         })
     };
     let one = run(1);

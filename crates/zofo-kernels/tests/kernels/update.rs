@@ -6,7 +6,7 @@ use burn::tensor::{DType, FloatDType};
 use burn_flex::{Flex, FlexTensor};
 use std::sync::Arc;
 use zofo_kernels::direction::{Descent, Direction, LowRank, Mask, ParameterId};
-use zofo_kernels::{DecoderOps, Noise, WeightView, reference};
+use zofo_kernels::{Compute, DecoderOps, Noise, WeightView, reference};
 
 #[test]
 fn descend_updates_in_place_with_the_bits_of_the_reference() {
@@ -48,10 +48,10 @@ fn a_mask_leaves_weights_as_they_are() {
         for view in [|noise| WeightView::One { noise, scale: 0.1 }, |noise| WeightView::Pair { noise, eps: 0.1 }]
             as [fn(Noise) -> WeightView; 2]
         {
-            let fast = Flex::project(x.clone(), matrix(2, rows, columns), view(masked.clone()));
-            let expected = Flex::project(x.clone(), matrix(2, rows, columns), view(stored.clone()));
+            let fast = Flex::project(x.clone(), matrix(2, rows, columns), view(masked.clone()), Compute::F32);
+            let expected = Flex::project(x.clone(), matrix(2, rows, columns), view(stored.clone()), Compute::F32);
             assert_eq!(floats(&fast), floats(&expected), "{mask:?}");
-            let exact = reference::project::<Flex>(x.clone(), matrix(2, rows, columns), &view(masked.clone()));
+            let exact = reference::project::<Flex>(x.clone(), matrix(2, rows, columns), &view(masked.clone()), Compute::F32);
             for (fast, exact) in floats(&fast).iter().zip(floats(&exact)) {
                 assert!((fast - exact).abs() < 1e-4, "{mask:?}: {fast}, reference {exact}");
             }
@@ -107,22 +107,22 @@ fn a_direction_of_low_rank_acts_like_its_product() {
             let (x, by_row) = (matrix(1, 6, columns), matrix(1, 6, rows));
             let make = || matrix(2, rows, columns);
             close(
-                &Flex::project(x.clone(), make(), view(noise.clone())),
-                &Flex::project(x.clone(), make(), view(stored.clone())),
+                &Flex::project(x.clone(), make(), view(noise.clone()), Compute::F32),
+                &Flex::project(x.clone(), make(), view(stored.clone()), Compute::F32),
             );
             close(
-                &Flex::project_transposed(by_row.clone(), make(), view(noise.clone())),
-                &Flex::project_transposed(by_row.clone(), make(), view(stored.clone())),
+                &Flex::project_transposed(by_row.clone(), make(), view(noise.clone()), Compute::F32),
+                &Flex::project_transposed(by_row.clone(), make(), view(stored.clone()), Compute::F32),
             );
             close(
-                &Flex::project(x.clone(), bf16(&make()), view(noise.clone())),
-                &Flex::project(x.clone(), bf16(&make()), view(stored.clone())),
+                &Flex::project(x.clone(), bf16(&make()), view(noise.clone()), Compute::F32),
+                &Flex::project(x.clone(), bf16(&make()), view(stored.clone()), Compute::F32),
             );
             let signs = view(noise.clone()).signs();
             let targets: Arc<[u32]> = (0..6 / signs as u32).collect();
             close(
-                &Flex::token_nll(x.clone(), make(), targets.clone(), None, view(noise.clone())),
-                &Flex::token_nll(x.clone(), make(), targets, None, view(stored.clone())),
+                &Flex::token_nll(x.clone(), make(), targets.clone(), None, view(noise.clone()), Compute::F32),
+                &Flex::token_nll(x.clone(), make(), targets, None, view(stored.clone()), Compute::F32),
             );
         }
         let step = Descent { keep: 0.5, coefficient: 0.1 };
@@ -157,8 +157,8 @@ fn a_stored_direction_acts_like_the_generated_one() {
         (WeightView::One { noise: noise(), scale: 0.1 }, WeightView::One { noise: stored.clone(), scale: 0.1 }),
         (WeightView::Pair { noise: noise(), eps: 0.1 }, WeightView::Pair { noise: stored.clone(), eps: 0.1 }),
     ] {
-        let generated = Flex::project(x.clone(), w.clone(), one);
-        assert_eq!(floats(&generated), floats(&Flex::project(x.clone(), w.clone(), other)));
+        let generated = Flex::project(x.clone(), w.clone(), one, Compute::F32);
+        assert_eq!(floats(&generated), floats(&Flex::project(x.clone(), w.clone(), other, Compute::F32)));
     }
     let generated = Flex::descend(matrix(2, 30, 40), noise(), 0.5.into());
     assert_eq!(floats(&generated), floats(&Flex::descend(matrix(2, 30, 40), stored, 0.5.into())));

@@ -1,14 +1,15 @@
-//! Answers of generation tasks: many prompts at once, greedily, each until it says that it is done.
+//! Answers of generation tasks: many prompts at once, each until it says that it is done.
 
-use super::generate::{Generation, GenerationError, Sampling, generate, likeliest};
+use super::decoding::{Context, Decoding};
+use super::generate::{GenerationError, Sampling, choose};
 use super::packing::{common_beginning_of_prompts, pack};
-use crate::model::{Backbone, Batch, KeyValueCache};
+use crate::model::Backbone;
 use crate::peft::Adapter;
-use std::ops::Range;
+use crate::task::SplitMix64;
 use tokenizers::Tokenizer;
 
 /// Tokens of prompts and answers that are evaluated at once, about. Bounds activations and keys and values.
-const TOKENS_PER_BATCH: usize = 2048;
+pub(super) const TOKENS_PER_BATCH: usize = 2048;
 
 /// Where an answer ends.
 #[derive(Clone, Copy, Debug)]
@@ -30,83 +31,77 @@ pub struct Answer {
     pub tokens: usize,
 }
 
-/// One answer per prompt, in their order: always the likeliest next token, of equal ones the first. Every step is one pass
-/// over the weights for all prompts of a batch, and what all prompts begin with is computed once. `progress` is told how
-/// many answers are done.
+/// An answer that is being written.
+struct Open {
+    /// Of its prompt.
+    index: usize,
+    context: Context,
+    new: Vec<u32>,
+    random: SplitMix64,
+}
+
+/// One answer per prompt, in their order, whose tokens are chosen by `sampling`: of greedy ones the likeliest, of equal
+/// ones the first; drawn ones depend on the seed and the place of the prompt alone. Every step is one pass over the weights
+/// for all prompts of a batch, and what all prompts begin with is computed once. `progress` is told how many answers are
+/// done.
 ///
 /// # Errors
-/// Those of [`generate`], and [`GenerationError::Decode`].
+/// [`GenerationError`].
 pub fn generate_answers(
     backbone: &Backbone,
     adapter: Option<&Adapter>,
     tokenizer: &Tokenizer,
     prompts: &[Vec<u32>],
     end: AnswerEnd,
+    sampling: Sampling,
     mut progress: impl FnMut(usize),
 ) -> Result<Vec<Answer>, GenerationError> {
-    if backbone.config().keys_depend_on_length() {
-        return one_by_one(backbone, adapter, tokenizer, prompts, end, progress);
-    }
-    let beginning = common_beginning_of_prompts(prompts);
-    let cache = if beginning.is_empty() { KeyValueCache::default() } else { backbone.prefill(beginning, adapter) };
+    let beginning = beginning(backbone, prompts);
+    let begun = Decoding::new(backbone, adapter, beginning);
     let sizes: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - beginning.len() + end.max_new_tokens).collect();
     let mut answers = vec![Answer { text: String::new(), tokens: 0 }; prompts.len()];
     let mut done = 0;
     for group in pack(&sizes, TOKENS_PER_BATCH) {
-        let rows = group.iter().map(|&index| (index, &prompts[index][beginning.len()..]));
-        let mut decoding = Decoding { backbone, adapter, cache: cache.clone(), sequences: Vec::new() };
-        let mut next = decoding.start(rows)?;
-        loop {
+        let mut decoding = begun.fresh();
+        let (contexts, mut logits) = decoding.start(group.iter().map(|&index| &prompts[index][beginning.len()..]));
+        let open = |(&index, context): (&usize, _)| Open {
+            index,
+            context,
+            new: Vec::new(),
+            random: SplitMix64::keyed(sampling.seed(), "generate", index as u64),
+        };
+        let mut open: Vec<Open> = group.iter().zip(contexts).map(open).collect();
+        while !open.is_empty() {
             // Those that are done leave; the others take their token along.
-            let mut open = Vec::new();
-            for (mut sequence, token) in std::mem::take(&mut decoding.sequences).into_iter().zip(next) {
-                sequence.new.push(token);
-                match finished(&sequence.new, end, tokenizer)? {
+            let mut left = Vec::new();
+            for (sequence, mut answer) in std::mem::take(&mut open).into_iter().enumerate() {
+                answer.new.push(choose(logits.row(sequence), sampling, &mut answer.random)?);
+                match finished(&answer.new, end, tokenizer)? {
                     Some(text) => {
-                        answers[sequence.index] = Answer { text, tokens: sequence.new.len() };
+                        answers[answer.index] = Answer { text, tokens: answer.new.len() };
                         done += 1;
                     }
-                    None => open.push(sequence),
+                    None => left.push(answer),
                 }
             }
             progress(done);
-            if open.is_empty() {
-                break;
-            }
-            decoding.sequences = open;
-            next = decoding.step()?;
+            open = left;
+            logits = decoding.step(open.iter_mut().map(|answer| {
+                let last = answer.new[answer.new.len() - 1];
+                (&mut answer.context, last)
+            }));
         }
     }
     Ok(answers)
 }
 
-/// The same where keys of a short sequence are not those of a long one: sequences that grow together would need several
-/// versions of what they share.
-fn one_by_one(
-    backbone: &Backbone,
-    adapter: Option<&Adapter>,
-    tokenizer: &Tokenizer,
-    prompts: &[Vec<u32>],
-    end: AnswerEnd,
-    mut progress: impl FnMut(usize),
-) -> Result<Vec<Answer>, GenerationError> {
-    let mut answers = Vec::with_capacity(prompts.len());
-    for prompt in prompts {
-        let (mut new, mut answer) = (Vec::new(), Ok(None));
-        let request = Generation { prompt, max_new_tokens: end.max_new_tokens, stop: &[], sampling: Sampling::Greedy };
-        generate(backbone, adapter, &request, |token| {
-            new.push(token);
-            answer = finished(&new, end, tokenizer);
-            matches!(answer, Ok(None))
-        })?;
-        answers.push(Answer { text: answer?.unwrap_or_default(), tokens: new.len() });
-        progress(answers.len());
-    }
-    Ok(answers)
+/// What all prompts begin with, if it is worth while to compute it once and the model can.
+pub(super) fn beginning<'p>(backbone: &Backbone, prompts: &'p [Vec<u32>]) -> &'p [u32] {
+    if backbone.config().keys_depend_on_length() { &[] } else { common_beginning_of_prompts(prompts) }
 }
 
 /// The text of an answer, if its last token ends it.
-fn finished(new: &[u32], end: AnswerEnd, tokenizer: &Tokenizer) -> Result<Option<String>, GenerationError> {
+pub(super) fn finished(new: &[u32], end: AnswerEnd, tokenizer: &Tokenizer) -> Result<Option<String>, GenerationError> {
     let decode = |ids: &[u32]| tokenizer.decode(ids, true).map_err(|error| GenerationError::Decode(error.to_string()));
     let trimmed = |text: &str| Some(text.trim().to_owned());
     if let Some((last, before)) = new.split_last()
@@ -121,71 +116,4 @@ fn finished(new: &[u32], end: AnswerEnd, tokenizer: &Tokenizer) -> Result<Option
         None if new.len() >= end.max_new_tokens => trimmed(&text),
         None => None,
     })
-}
-
-/// Sequences that grow by a token each with every pass.
-struct Decoding<'a> {
-    backbone: &'a Backbone,
-    adapter: Option<&'a Adapter>,
-    /// Keys and values of all sequences.
-    cache: KeyValueCache,
-    sequences: Vec<Sequence>,
-}
-
-struct Sequence {
-    index: usize,
-    /// Its keys in the cache, in order of position.
-    keys: Vec<Range<usize>>,
-    /// Position of its next token.
-    position: usize,
-    new: Vec<u32>,
-}
-
-impl Decoding<'_> {
-    /// Feeds the prompts, which follow what the cache holds; gives the likeliest next token of each.
-    fn start<'p>(&mut self, prompts: impl Iterator<Item = (usize, &'p [u32])>) -> Result<Vec<u32>, GenerationError> {
-        let past = self.cache.len();
-        let mut batch = Batch::default();
-        let mut rows = Vec::new();
-        for (index, ids) in prompts {
-            rows.push((index, batch.push_continuation(ids, past, std::iter::once(0..past).collect())));
-        }
-        let last: Vec<usize> = rows.iter().map(|(_, own)| own.end - 1).collect();
-        let logits = self.backbone.extend(&batch, self.adapter, &mut self.cache, &last);
-        // Without a common beginning, the virtual tokens of the adapter came first.
-        let context = self.cache.len() - batch.tokens();
-        self.sequences = rows
-            .into_iter()
-            .map(|(index, own)| Sequence {
-                index,
-                keys: [0..context, context + own.start..context + own.end]
-                    .into_iter()
-                    .filter(|k| !k.is_empty())
-                    .collect(),
-                position: context + own.len(),
-                new: Vec::new(),
-            })
-            .collect();
-        likeliest(logits)
-    }
-
-    /// Feeds every sequence's last token; gives the likeliest next ones.
-    fn step(&mut self) -> Result<Vec<u32>, GenerationError> {
-        let mut batch = Batch::default();
-        for sequence in &mut self.sequences {
-            let own = batch.push_continuation(
-                &sequence.new[sequence.new.len() - 1..],
-                sequence.position,
-                sequence.keys.clone(),
-            );
-            let key = self.cache.len() + own.start;
-            match sequence.keys.last_mut() {
-                Some(keys) if keys.end == key => keys.end += 1,
-                _ => sequence.keys.push(key..key + 1),
-            }
-            sequence.position += 1;
-        }
-        let all: Vec<usize> = (0..batch.tokens()).collect();
-        likeliest(self.backbone.extend(&batch, self.adapter, &mut self.cache, &all))
-    }
 }

@@ -3,7 +3,6 @@
 use crate::model::{Backbone, KeyValueCache};
 use crate::peft::Adapter;
 use crate::task::SplitMix64;
-use burn::tensor::Tensor;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,6 +18,16 @@ pub enum Sampling {
         /// The same seed gives the same text.
         seed: u64,
     },
+}
+
+impl Sampling {
+    /// The seed of what is drawn; any where nothing is.
+    pub(super) fn seed(self) -> u64 {
+        match self {
+            Self::Greedy => 0,
+            Self::Nucleus { seed, .. } => seed,
+        }
+    }
 }
 
 /// What to generate.
@@ -65,10 +74,7 @@ pub fn generate(
     mut on_token: impl FnMut(u32) -> bool,
 ) -> Result<Vec<u32>, GenerationError> {
     let mut cache = KeyValueCache::default();
-    let mut random = match request.sampling {
-        Sampling::Nucleus { seed, .. } => SplitMix64::keyed(seed, "generate", 0),
-        Sampling::Greedy => SplitMix64::keyed(0, "generate", 0),
-    };
+    let mut random = SplitMix64::keyed(request.sampling.seed(), "generate", 0);
     let mut new = Vec::new();
     let mut next = request.prompt.to_vec();
     while new.len() < request.max_new_tokens {
@@ -87,23 +93,23 @@ pub fn generate(
     Ok(new)
 }
 
-/// The likeliest token of every row of logits.
-pub(super) fn likeliest(logits: Tensor<2>) -> Result<Vec<u32>, GenerationError> {
-    let vocabulary = logits.dims()[1];
-    let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-    logits.chunks_exact(vocabulary).map(|row| argmax(row).map(|token| token as u32)).collect()
+/// Refuses logits that are no numbers.
+pub(super) fn check_finite(logits: &[f32]) -> Result<(), GenerationError> {
+    match logits.iter().enumerate().find(|(_, logit)| !logit.is_finite()) {
+        Some((token, &logit)) => Err(GenerationError::NotFinite { token, logit }),
+        None => Ok(()),
+    }
 }
 
 /// The place of the largest, of equal ones the first.
 fn argmax(logits: &[f32]) -> Result<usize, GenerationError> {
-    if let Some((token, &logit)) = logits.iter().enumerate().find(|(_, logit)| !logit.is_finite()) {
-        return Err(GenerationError::NotFinite { token, logit });
-    }
+    check_finite(logits)?;
     let best = |best: usize, (i, x): (usize, &f32)| if *x > logits[best] { i } else { best };
     Ok(logits.iter().enumerate().fold(0, best))
 }
 
-fn choose(logits: &[f32], sampling: Sampling, random: &mut SplitMix64) -> Result<u32, GenerationError> {
+/// The next token.
+pub(super) fn choose(logits: &[f32], sampling: Sampling, random: &mut SplitMix64) -> Result<u32, GenerationError> {
     let greedy = argmax(logits)?;
     let Sampling::Nucleus { temperature, top_p, .. } = sampling else {
         return Ok(greedy as u32);

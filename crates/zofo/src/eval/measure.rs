@@ -84,6 +84,17 @@ pub fn count_classes(evaluation: &Evaluation, classes: usize) -> Vec<ClassCounts
     class_counts(evaluation.examples.iter().map(|example| (example.golds[0], example.prediction)), classes)
 }
 
+/// Perplexity over the tokens of all right answers.
+pub fn measure_conversations(evaluation: &Evaluation) -> Measures {
+    let totals: Vec<(f64, usize)> = evaluation.examples.iter().map(super::Scored::gold_nll).collect();
+    let perplexity = |sample: &[usize]| {
+        let sums = sample.iter().map(|&i| totals[i]);
+        let (nll, tokens) = sums.fold((0.0, 0), |(nll, tokens), (more, count)| (nll + more, tokens + count));
+        (nll / tokens as f64).exp()
+    };
+    Measures::from([(Metric::Perplexity.as_str(), Measure::bootstrap(totals.len(), perplexity))])
+}
+
 /// Exact match and F1 of words, of texts and their right answers: see [`exact_match`] and [`token_f1`].
 pub fn measure_texts<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [String])>) -> Measures {
     let judge = |(text, answers): (&str, &[String])| {
@@ -142,6 +153,16 @@ mod tests {
         let counts = count_classes(&evaluation, 3);
         assert_eq!(counts[1], ClassCounts { gold: 1, predicted: 2, right: 1 });
         assert!(!measure_choices(&evaluation, None).contains_key("macro-f1"));
+    }
+
+    #[test]
+    fn conversations_have_the_perplexity_of_all_their_tokens() {
+        let said = |logprobs: &[f32]| Scored { token_logprobs: vec![logprobs.to_vec()], ..choice([0.0; 3], 0) };
+        let examples = vec![said(&[-1.0, -2.0, -3.0]), said(&[-6.0])];
+        let measure = measure_conversations(&Evaluation { examples, tokens: 0 })["perplexity"];
+        assert!((measure.value - 3.0f64.exp()).abs() < 1e-12, "{measure:?}");
+        // Samples are of the first alone, of both, and of the second alone.
+        assert!((measure.low - 2.0f64.exp()).abs() < 1e-9 && (measure.high - 6.0f64.exp()).abs() < 1e-9, "{measure:?}");
     }
 
     #[test]

@@ -75,7 +75,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn example(prompt: &[u32], answers: &[&[u32]]) -> EncodedExample {
-        let candidate = |answer: &&[u32]| EncodedCandidate { ids: [prompt, answer].concat(), answer_len: answer.len() };
+        let candidate = |answer: &&[u32]| EncodedCandidate::new([prompt, answer].concat(), answer.len());
         EncodedExample { candidates: answers.iter().map(candidate).collect(), golds: vec![0], line: 1 }
     }
 

@@ -39,6 +39,17 @@ pub enum Prediction<'a> {
         /// See [`token_f1`](crate::task::metric::token_f1).
         f1: f64,
     },
+    /// How likely what an assistant said is.
+    Conversation {
+        /// Name of the task.
+        task: &'a str,
+        /// Line of the row in its file, from 1.
+        line: usize,
+        /// Tokens that the assistant said.
+        tokens: usize,
+        /// Their mean negative log-likelihood, nats.
+        loss: f64,
+    },
 }
 
 /// Writes predictions, one JSON object a line; after an error the file is as it was before.

@@ -42,8 +42,8 @@ impl Evaluation {
 
     /// Mean negative log-likelihood over all tokens of the right answers, in nats.
     pub fn loss(&self) -> f64 {
-        let gold = self.examples.iter().flat_map(|example| &example.token_logprobs[example.golds[0]]);
-        let (sum, count) = gold.fold((0.0, 0usize), |(sum, count), &x| (sum - f64::from(x), count + 1));
+        let examples = self.examples.iter().map(Scored::gold_nll);
+        let (sum, count) = examples.fold((0.0, 0), |(sum, count), (nll, tokens)| (sum + nll, count + tokens));
         sum / count as f64
     }
 }
@@ -164,6 +164,12 @@ impl Scored {
     /// Whether the prediction is one of the right candidates.
     pub fn is_right(&self) -> bool {
         self.golds.contains(&self.prediction)
+    }
+
+    /// The negative log-likelihood of the right answer, in nats, and the number of its tokens.
+    pub fn gold_nll(&self) -> (f64, usize) {
+        let tokens = &self.token_logprobs[self.golds[0]];
+        (-sum(tokens), tokens.len())
     }
 
     /// The probability of the prediction: softmax over the candidates' scores.

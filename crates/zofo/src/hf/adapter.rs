@@ -23,15 +23,15 @@ use super::{
     dtype::WeightDtype,
     error::HfError,
     json::{Keys, read_object},
-    pytorch::PytorchFile,
-    safetensors::{SafetensorsFile, TensorSpec, write_shard},
+    pytorch,
+    safetensors::{self, TensorSpec, write_shard},
     weights::WeightFile,
 };
 
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const CONFIG: &str = "adapter_config.json";
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 /// As PEFT wrote before it had the other. It is read, and never written.
-const PICKLED_WEIGHTS: &str = "adapter_model.bin";
+pub(super) const PICKLED_WEIGHTS: &str = "adapter_model.bin";
 
 /// An adapter of one of the supported kinds, as PEFT keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,15 +77,12 @@ impl PeftAdapter {
         if keys.string("task_type")?.is_some_and(|task| task != "CAUSAL_LM") {
             return Err(keys.unsupported("task_type", "\"CAUSAL_LM\""));
         }
-        let tensors: Box<dyn WeightFile> = if weights.ends_with(PICKLED_WEIGHTS) {
-            Box::new(PytorchFile::open(&weights)?)
-        } else {
-            Box::new(SafetensorsFile::open(&weights)?)
-        };
+        let open = if weights.ends_with(PICKLED_WEIGHTS) { pytorch::open } else { safetensors::open };
+        let tensors = open(&weights)?;
         match kind {
-            "LORA" => PeftLora::from_files(&keys, &*tensors).map(Self::Lora),
-            "PREFIX_TUNING" => PeftPrefix::from_files(&keys, &*tensors).map(Self::Prefix),
-            _ => PeftPrompt::from_files(&keys, &*tensors).map(Self::Prompt),
+            "LORA" => PeftLora::from_files(&keys, &tensors).map(Self::Lora),
+            "PREFIX_TUNING" => PeftPrefix::from_files(&keys, &tensors).map(Self::Prefix),
+            _ => PeftPrompt::from_files(&keys, &tensors).map(Self::Prompt),
         }
     }
 
@@ -137,7 +134,7 @@ fn write_folder(dir: &Path, config: &Value, matrices: &BTreeMap<String, &Adapter
 }
 
 /// Reads a matrix in any of the float types; all its values have to be finite, or nothing that is computed with it is.
-fn read_matrix(file: &dyn WeightFile, name: &str) -> Result<AdapterMatrix, HfError> {
+fn read_matrix(file: &WeightFile, name: &str) -> Result<AdapterMatrix, HfError> {
     let bytes = file.load(name, WeightDtype::F32)?;
     let shape = file.shape(name).unwrap_or_default();
     let shape = <[usize; 2]>::try_from(shape).map_err(|_| HfError::Unexpected {

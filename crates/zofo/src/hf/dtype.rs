@@ -5,6 +5,7 @@ use std::fmt;
 use burn_std::Bytes;
 use half::{bf16, f16};
 use rayon::prelude::*;
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -69,6 +70,15 @@ pub enum StoredDtype {
 }
 
 impl StoredDtype {
+    /// Bytes of so many values, which are whole blocks.
+    pub(super) const fn bytes_of(self, values: usize) -> usize {
+        match self {
+            Self::F32 => 4 * values,
+            Self::F16 | Self::Bf16 => 2 * values,
+            Self::Quantized(kind) => values / kind.block_len() * kind.block_bytes(),
+        }
+    }
+
     /// Whether the file's bytes are those of a tensor of type `dtype`.
     pub(super) fn is_stored_as(self, dtype: WeightDtype) -> bool {
         matches!((self, dtype), (Self::F32, WeightDtype::F32) | (Self::Bf16, WeightDtype::Bf16))
@@ -86,12 +96,32 @@ impl From<TensorType> for StoredDtype {
     }
 }
 
-/// A little-endian floating-point type of safetensors files.
+/// A little-endian floating-point type of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Float {
     F32,
     F16,
     Bf16,
+}
+
+impl Float {
+    /// What weights in files of this type are; `None` for a type that weights cannot have.
+    pub(super) fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::F32 => Some(Self::F32),
+            Dtype::F16 => Some(Self::F16),
+            Dtype::BF16 => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+
+    /// Bytes of a value.
+    pub(super) const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
 }
 
 impl From<Float> for StoredDtype {

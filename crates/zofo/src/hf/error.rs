@@ -20,13 +20,22 @@ pub enum HfError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
 
-    /// A model of the hub cannot be had.
+    /// A model or an adapter of the hub cannot be had.
     #[error(transparent)]
     Hub(#[from] HubError),
 
     /// The name of a model is no path that exists, and none that the hub could know.
     #[error("cannot open {}", path.display())]
     NoSuchModel {
+        /// What was given.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+
+    /// The name of an adapter is no path that exists, and none that the hub could know.
+    #[error("cannot open {}", path.display())]
+    NoSuchAdapter {
         /// What was given.
         path: PathBuf,
         /// What the system says.

@@ -22,7 +22,6 @@ mod family;
 pub mod gguf;
 pub mod hub;
 mod json;
-mod mmap;
 mod model_files;
 mod pytorch;
 mod safetensors;
@@ -34,7 +33,7 @@ mod weights;
 pub use adapter::{
     AdapterMatrix, BadPattern, LoraPair, ModuleNames, Patterns, PeftAdapter, PeftLora, PeftPrefix, PeftPrompt,
 };
-pub(crate) use adapter::{is_meant, weights_path as adapter_weights_path};
+pub(crate) use adapter::{CONFIG as ADAPTER_CONFIG, is_meant, weights_path as adapter_weights_path};
 pub use atomic::FileError;
 pub use chat::{ChatTemplate, Message};
 pub use dtype::{StoredDtype, WeightDtype, hash_bytes};

@@ -251,6 +251,40 @@ impl ModelFiles {
         }
     }
 
+    /// How much of the files is read to [`load`](Self::load) all weights as `dtype`: the stored bytes of those that have
+    /// to be converted. Their pages stay mapped beside the weights that were made of them.
+    ///
+    /// # Errors
+    /// As [`stored_dtype`](Self::stored_dtype).
+    pub fn converted_bytes(&self, dtype: WeightDtype) -> Result<usize, HfError> {
+        if let Weights::Random(_) = self.weights {
+            return Ok(0);
+        }
+        let mut bytes = 0;
+        for (name, shape) in self.parameters() {
+            let stored = self.stored_dtype(name)?;
+            if !stored.is_stored_as(dtype) {
+                bytes += stored.bytes_of(shape.iter().product());
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The type that a copy of the model is kept in if nothing else is asked for: bf16 where all matrices are stored so,
+    /// and else f32, which has every value of half precision and of the quantised blocks of GGUF files. Norms and
+    /// biases, which some files keep in f32 beside bf16 matrices, do not decide.
+    ///
+    /// # Errors
+    /// As [`stored_dtype`](Self::stored_dtype).
+    pub fn usual_dtype(&self) -> Result<WeightDtype, HfError> {
+        for (name, shape) in self.parameters() {
+            if shape.len() > 1 && self.stored_dtype(name)? != StoredDtype::Bf16 {
+                return Ok(WeightDtype::F32);
+            }
+        }
+        Ok(WeightDtype::Bf16)
+    }
+
     /// The weight `name`, row-major in the order of Hugging Face, as tensor storage of type `dtype`.
     ///
     /// A weight that the file stores in that type and order, at a place as aligned as its values need, is mapped: its
@@ -341,7 +375,7 @@ fn check_tied_head(
         StoredDtype::Bf16 => WeightDtype::Bf16,
         _ => WeightDtype::F32,
     };
-    if embedding_file.load(embedding, dtype)?[..] == head_file.load(HEAD, dtype)?[..] {
+    if head_file.is_same(HEAD, embedding_file, embedding, dtype)? {
         return Ok(());
     }
     Err(HfError::Unexpected {

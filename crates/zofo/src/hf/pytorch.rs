@@ -20,78 +20,30 @@ mod pickle;
 pub(super) mod test_file;
 mod value;
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-use burn_std::Bytes;
+use super::{error::HfError, weights::WeightFile};
 
-use self::layout::Stored;
-use super::{
-    dtype::{Float, StoredDtype, WeightDtype, convert},
-    error::HfError,
-    weights::{MappedFile, WeightFile},
-};
-
-/// A file of `torch.save` whose tensors lie within it.
-#[derive(Debug)]
-pub(super) struct PytorchFile {
-    mapped: MappedFile,
-    tensors: BTreeMap<String, Stored>,
-}
-
-impl PytorchFile {
-    /// Maps the file at `path` and finds its tensors.
-    ///
-    /// # Errors
-    /// The file cannot be opened or mapped, is damaged, or has something else than tensors in it.
-    pub(super) fn open(path: &Path) -> Result<Self, HfError> {
-        let mapped = MappedFile::open(path)?;
-        let bytes = mapped.bytes();
-        let tensors = if bytes.starts_with(archive::MAGIC) {
-            archive::read(path, bytes)?
+/// Maps the file at `path` and finds its tensors.
+///
+/// # Errors
+/// The file cannot be opened or mapped, is damaged, or has something else than tensors in it.
+pub(super) fn open(path: &Path) -> Result<WeightFile, HfError> {
+    WeightFile::open(path, |path, bytes| {
+        if bytes.starts_with(archive::MAGIC) {
+            archive::read(path, bytes)
         } else if bytes.starts_with(legacy::MAGIC) {
-            legacy::read(path, bytes)?
+            legacy::read(path, bytes)
         } else {
             let start = &bytes[..bytes.len().min(archive::MAGIC.len())];
-            return Err(HfError::Unexpected {
+            Err(HfError::Unexpected {
                 path: path.to_owned(),
                 what: "start of the file".to_owned(),
                 expected: "a dictionary of tensors as torch.save writes it".to_owned(),
                 found: format!("\"{}\"", start.escape_ascii()),
-            });
-        };
-        Ok(Self { mapped, tensors })
-    }
-
-    fn weight(&self, name: &str) -> Result<(&Stored, Float), HfError> {
-        let stored = self.tensors.get(name).ok_or_else(|| self.mapped.no_tensor(name))?;
-        Ok((stored, self.mapped.weight_type(name, stored.dtype)?))
-    }
-}
-
-impl WeightFile for PytorchFile {
-    fn path(&self) -> &Path {
-        self.mapped.path()
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.tensors.keys().map(String::as_str).collect()
-    }
-
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        Some(&self.tensors.get(name)?.shape)
-    }
-
-    fn stored_dtype(&self, name: &str) -> Result<StoredDtype, HfError> {
-        Ok(self.weight(name)?.1.into())
-    }
-
-    fn load(&self, name: &str, dtype: WeightDtype) -> Result<Bytes, HfError> {
-        let (stored, float) = self.weight(name)?;
-        match stored.gathered(self.mapped.bytes()) {
-            Some(values) => Ok(convert(&values, float, dtype)),
-            None => self.mapped.load(stored.bytes.clone(), float, dtype),
+            })
         }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -7,73 +7,18 @@
 mod header;
 mod writer;
 
-use std::{collections::BTreeMap, ops::Range, path::Path};
+use std::path::Path;
 
-use burn_std::Bytes;
-use safetensors::Dtype;
-
-use super::{
-    dtype::{Float, StoredDtype, WeightDtype},
-    error::HfError,
-    weights::{MappedFile, WeightFile},
-};
+use super::{error::HfError, weights::WeightFile};
 
 pub(super) use writer::{LARGEST_SHARD, TensorSpec, shards, write_shard};
 
-/// A safetensors file whose header holds against the format and the size of the file.
-#[derive(Debug)]
-pub(super) struct SafetensorsFile {
-    mapped: MappedFile,
-    tensors: BTreeMap<String, Stored>,
-}
-
-/// A tensor of the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
-    /// Where in the file.
-    bytes: Range<usize>,
-}
-
-impl SafetensorsFile {
-    /// Maps the file at `path` and checks its header.
-    ///
-    /// # Errors
-    /// The file cannot be opened or mapped, or its header is wrong.
-    pub(super) fn open(path: &Path) -> Result<Self, HfError> {
-        let mapped = MappedFile::open(path)?;
-        let tensors = header::read(path, mapped.bytes())?;
-        Ok(Self { mapped, tensors })
-    }
-
-    fn weight(&self, name: &str) -> Result<(&Stored, Float), HfError> {
-        let stored = self.tensors.get(name).ok_or_else(|| self.mapped.no_tensor(name))?;
-        Ok((stored, self.mapped.weight_type(name, stored.dtype)?))
-    }
-}
-
-impl WeightFile for SafetensorsFile {
-    fn path(&self) -> &Path {
-        self.mapped.path()
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.tensors.keys().map(String::as_str).collect()
-    }
-
-    fn shape(&self, name: &str) -> Option<&[usize]> {
-        Some(&self.tensors.get(name)?.shape)
-    }
-
-    fn stored_dtype(&self, name: &str) -> Result<StoredDtype, HfError> {
-        Ok(self.weight(name)?.1.into())
-    }
-
-    fn load(&self, name: &str, dtype: WeightDtype) -> Result<Bytes, HfError> {
-        let (stored, float) = self.weight(name)?;
-        self.mapped.load(stored.bytes.clone(), float, dtype)
-    }
+/// Maps the file at `path` and checks its header against the format and the size of the file.
+///
+/// # Errors
+/// The file cannot be opened or mapped, or its header is wrong.
+pub(super) fn open(path: &Path) -> Result<WeightFile, HfError> {
+    WeightFile::open(path, header::read)
 }
 
 #[cfg(test)]
@@ -82,15 +27,17 @@ mod tests {
 
     use burn_std::AllocationProperty;
     use half::{bf16, f16};
+    use safetensors::Dtype;
 
+    use super::super::dtype::{StoredDtype, WeightDtype};
     use super::super::test_model::{TestTensor, TestTensors, assert_says, message, safetensors_bytes};
     use super::*;
 
-    fn open(bytes: &[u8]) -> SafetensorsFile {
+    fn open(bytes: &[u8]) -> WeightFile {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         fs::write(&path, bytes).unwrap();
-        SafetensorsFile::open(&path).unwrap()
+        super::open(&path).unwrap()
     }
 
     fn tensor(dtype: Dtype, bytes: &[u8]) -> TestTensor {
@@ -123,7 +70,7 @@ mod tests {
         let tensors = TestTensors::from([("w".to_owned(), TestTensor::f32(&[2], &[1.0, 2.0]))]);
         let bytes = safetensors_bytes(&tensors);
         fs::write(&path, &bytes).unwrap();
-        let file = SafetensorsFile::open(&path).unwrap();
+        let file = super::open(&path).unwrap();
         let mut weight = file.load("w", WeightDtype::F32).unwrap();
         assert_eq!(weight.property(), AllocationProperty::Other);
         weight[0] = 0xFF;
@@ -158,7 +105,7 @@ mod tests {
         assert_says(&text, &["model.safetensors", "missing", "other"]);
 
         let missing = Path::new("/nowhere/model.safetensors");
-        let text = message(SafetensorsFile::open(missing));
+        let text = message(super::open(missing));
         assert_says(&text, &["cannot open /nowhere/model.safetensors"]);
     }
 }

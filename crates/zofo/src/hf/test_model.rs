@@ -42,6 +42,11 @@ pub(super) fn read_decoder(config: &Value) -> Result<DecoderConfig, HfError> {
     family(&keys)?.decoder(&keys)
 }
 
+/// The sliding window of every layer.
+pub(super) fn windows(decoder: &DecoderConfig) -> Vec<Option<usize>> {
+    decoder.layers.iter().map(|layer| layer.attention.sliding_window).collect()
+}
+
 /// An object with these keys set to other values.
 pub(super) fn changed(object: &Value, changes: &Value) -> Value {
     let mut object = object.clone();

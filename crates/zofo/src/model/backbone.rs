@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use zofo_kernels::direction::{Descent, ParameterId};
 use zofo_kernels::tensor::{StoredBytes, stored_bytes};
-use zofo_kernels::{Noise, WeightView};
+use zofo_kernels::{Compute, Noise, WeightView};
 
 /// One weight of the backbone.
 pub struct Parameter {
@@ -96,13 +96,15 @@ impl ParameterValues {
 pub struct Backbone {
     config: Arc<DecoderConfig>,
     dtype: WeightDtype,
+    compute: Compute,
     device: Device,
     parameters: Vec<Parameter>,
     index: HashMap<String, usize>,
 }
 
 impl Backbone {
-    /// Loads all weights: mapped from the file where its dtype and alignment allow, else converted.
+    /// Loads all weights: mapped from the file where its dtype and alignment allow, else converted. Products are computed
+    /// in f32.
     ///
     /// # Errors
     ///
@@ -115,7 +117,14 @@ impl Backbone {
         };
         let parameters: Vec<Parameter> = config.parameters().into_iter().map(load).collect::<Result<_, HfError>>()?;
         let index = parameters.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
-        Ok(Self { config, dtype, device: device.clone(), parameters, index })
+        let compute = Compute::default();
+        Ok(Self { config, dtype, compute, device: device.clone(), parameters, index })
+    }
+
+    /// The same weights, whose products are computed in another precision: f32, unless this is called.
+    #[must_use]
+    pub fn computing_in(self, compute: Compute) -> Self {
+        Self { compute, ..self }
     }
 
     /// Sizes and names.
@@ -126,6 +135,11 @@ impl Backbone {
     /// How the weights are stored.
     pub fn dtype(&self) -> WeightDtype {
         self.dtype
+    }
+
+    /// In what precision matrix products with the weights are computed.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Where the weights are.

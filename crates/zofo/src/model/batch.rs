@@ -41,7 +41,7 @@ pub struct Choice {
 }
 
 impl Batch {
-    /// Sequences that count in their last `answer_len` tokens each: training on answers.
+    /// Sequences that count in the tokens of their answers ([`EncodedCandidate::counted`]): training on answers.
     ///
     /// The last token of a sequence predicts nothing, so it is not fed.
     pub fn answers<'a>(sequences: impl IntoIterator<Item = &'a EncodedCandidate>) -> Self {
@@ -49,7 +49,7 @@ impl Batch {
         for sequence in sequences {
             let fed = sequence.ids.len().saturating_sub(1);
             let own = batch.push_row(&sequence.ids[..fed], 0, None);
-            batch.label_answer(&sequence.ids, sequence.answer_len, |position| own.start + position);
+            batch.label(&sequence.ids, sequence.counted(), |position| own.start + position);
         }
         batch
     }
@@ -60,7 +60,7 @@ impl Batch {
         for sequence in sequences {
             let predicted = sequence.ids.len().saturating_sub(1);
             let own = batch.push_row(&sequence.ids[..predicted], 0, None);
-            batch.label_answer(&sequence.ids, predicted, |position| own.start + position);
+            batch.label(&sequence.ids, 1..sequence.ids.len(), |position| own.start + position);
         }
         batch
     }
@@ -96,11 +96,9 @@ impl Batch {
                 let first = batch.labels.len();
                 let fed = candidate.ids.len().saturating_sub(1).max(shared);
                 let own = batch.push_row(&candidate.ids[shared..fed], virtual_tokens + shared, Some(prefix.clone()));
-                batch.label_answer(&candidate.ids, candidate.answer_len, |position| {
-                    match position.checked_sub(shared) {
-                        Some(offset) => own.start + offset,
-                        None => prefix.start + position - skipped,
-                    }
+                batch.label(&candidate.ids, candidate.counted(), |position| match position.checked_sub(shared) {
+                    Some(offset) => own.start + offset,
+                    None => prefix.start + position - skipped,
                 });
                 first..batch.labels.len()
             };
@@ -157,12 +155,10 @@ impl Batch {
         own
     }
 
-    /// Labels the last `answer_len` tokens of a sequence, each at the row of the token before it.
-    fn label_answer(&mut self, ids: &[u32], answer_len: usize, row_of: impl Fn(usize) -> usize) {
-        for (position, &target) in ids.iter().enumerate().skip(ids.len() - answer_len) {
-            // An answer always has a token before it: the encoder refuses empty prompts.
-            self.labels.push(Label { row: row_of(position - 1), target });
-        }
+    /// Labels the tokens at `positions` of a sequence, each at the row of the token before it. None is the first: an
+    /// answer always has a token before it.
+    fn label(&mut self, ids: &[u32], positions: impl Iterator<Item = usize>, row_of: impl Fn(usize) -> usize) {
+        self.labels.extend(positions.map(|position| Label { row: row_of(position - 1), target: ids[position] }));
     }
 }
 
@@ -171,7 +167,7 @@ mod tests {
     use super::*;
 
     fn candidate(ids: &[u32], answer_len: usize) -> EncodedCandidate {
-        EncodedCandidate { ids: ids.to_vec(), answer_len }
+        EncodedCandidate::new(ids.to_vec(), answer_len)
     }
 
     #[test]
@@ -181,6 +177,18 @@ mod tests {
         assert_eq!(batch.positions, [0, 1, 2, 0]);
         let rows: Vec<(usize, u32)> = batch.labels.iter().map(|l| (l.row, l.target)).collect();
         assert_eq!(rows, [(1, 3), (2, 4), (3, 6)]);
+    }
+
+    #[test]
+    fn of_a_conversation_the_answers_count() {
+        let question = 3..5;
+        let chat = EncodedCandidate { between: vec![question], ..candidate(&[1, 2, 3, 4, 5, 6], 4) };
+        let targets = |batch: &Batch| batch.labels.iter().map(|l| (l.row, l.target)).collect::<Vec<_>>();
+        assert_eq!(targets(&Batch::answers([&chat])), [(1, 3), (4, 6)]);
+        assert_eq!(targets(&Batch::whole([&chat])).len(), 5);
+        let example = EncodedExample { candidates: vec![chat], golds: vec![0], line: 1 };
+        let (batch, ranges) = Batch::candidates([&example]);
+        assert_eq!((targets(&batch), ranges), (vec![(1, 3), (4, 6)], vec![vec![0..2]]));
     }
 
     #[test]

@@ -66,7 +66,8 @@ impl Backbone {
         let (head, view) = self.read(&output.head, perturbation);
         let targets: Vec<u32> =
             rows.spans.iter().flat_map(|span| &span.batch.labels).map(|label| label.target).collect();
-        ops::token_nll(hidden, head, for_every_sign(&targets, perturbation, &view), output.softcap, view)
+        let targets = for_every_sign(&targets, perturbation, &view);
+        ops::token_nll(hidden, head, targets, output.softcap, view, self.compute())
     }
 
     /// Logits `[tokens, vocabulary]` of every token of a batch.
@@ -169,7 +170,7 @@ impl Backbone {
     fn head(&self, stream: Tensor<2>) -> Tensor<2> {
         let output = &self.config().output;
         let (head, view) = self.read(&output.head, &Perturbation::None);
-        let logits = ops::project(self.output(stream, &Perturbation::None), head, view);
+        let logits = ops::project(self.output(stream, &Perturbation::None), head, view, self.compute());
         match output.softcap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
@@ -213,8 +214,8 @@ impl Backbone {
     fn linear(&self, linear: &Linear, x: Tensor<2>, perturbation: &Perturbation) -> Tensor<2> {
         let (weight, view) = self.read(&linear.weight, perturbation);
         let y = match linear.order {
-            WeightOrder::OutputMajor => ops::project(x, weight, view),
-            WeightOrder::InputMajor => ops::project_transposed(x, weight, view),
+            WeightOrder::OutputMajor => ops::project(x, weight, view, self.compute()),
+            WeightOrder::InputMajor => ops::project_transposed(x, weight, view, self.compute()),
         };
         match &linear.bias {
             Some(bias) => {

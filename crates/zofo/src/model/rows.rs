@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn sequences_that_share_rows_have_the_length_of_the_longest() {
-        let candidate = |length: u32| EncodedCandidate { ids: (0..length).collect(), answer_len: 1 };
+        let candidate = |length: u32| EncodedCandidate::new((0..length).collect(), 1);
         let example = |lengths: &[u32]| EncodedExample {
             candidates: lengths.iter().map(|&length| candidate(length)).collect(),
             golds: vec![0],

@@ -187,7 +187,11 @@ impl Lora {
     }
 
     pub(super) fn with_dropout(&self, seed: u64) -> Self {
-        Self { dropout_seed: (self.config.dropout > 0.0).then_some(seed), ..self.clone() }
+        Self { dropout_seed: self.has_dropout().then_some(seed), ..self.clone() }
+    }
+
+    pub(super) fn has_dropout(&self) -> bool {
+        self.config.dropout > 0.0
     }
 
     pub(super) fn adapts(&self, weight: &str) -> bool {

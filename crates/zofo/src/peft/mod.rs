@@ -190,6 +190,14 @@ impl Adapter {
         }
     }
 
+    /// Whether the configuration asks for dropout, as [`with_dropout`](Self::with_dropout) gives.
+    pub fn has_dropout(&self) -> bool {
+        match self {
+            Self::Lora(lora) => lora.has_dropout(),
+            Self::Prefix(_) | Self::Prompt(_) => false,
+        }
+    }
+
     /// Whether gradients with respect to this block are recorded.
     pub fn is_tracked(&self) -> bool {
         self.tensors().first().is_some_and(|(_, tensor)| tensor.is_require_grad())

@@ -2,7 +2,7 @@
 //! 2104.08691).
 
 use super::init::{InitTokens, exactly, normal, tensor_of};
-use crate::hf::{AdapterMatrix, HfError, PeftPrompt, adapter_weights_path};
+use crate::hf::{ADAPTER_CONFIG, AdapterMatrix, HfError, PeftPrompt, adapter_weights_path};
 use crate::model::{Backbone, DecoderConfig};
 use burn::tensor::{Device, Tensor};
 use std::path::Path;
@@ -71,6 +71,16 @@ impl Prompt {
                 found: format!("one of width {} (is the adapter for another model?)", shape[1]),
             });
         }
+        // Nothing is computed with it, but an adapter that was trained beside other blocks is for another model.
+        let (stored_layers, layers) = (stored.num_layers, model.layers.len());
+        if stored_layers != layers {
+            return Err(HfError::Unexpected {
+                path: dir.join(ADAPTER_CONFIG),
+                what: "\"num_layers\"".to_owned(),
+                expected: format!("{layers}, as the base model has"),
+                found: format!("{stored_layers} (is the adapter for another model?)"),
+            });
+        }
         Ok(Self::from_embeddings(model, tensor_of(values, shape, device)))
     }
 
@@ -99,5 +109,29 @@ impl Prompt {
     pub(super) fn with_tensors(&self, tensors: Vec<Tensor<2>>) -> Self {
         let [embeddings] = exactly(tensors);
         Self { embeddings, ..*self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_model::model;
+    use super::*;
+
+    #[test]
+    fn a_prompt_for_another_model_is_refused() {
+        let model = model();
+        let (layers, width) = (model.layers.len(), model.embedding.width);
+        let read = |num_layers: usize, width: usize| {
+            let embeddings = AdapterMatrix { shape: [2, width], values: vec![0.5; 2 * width] };
+            let stored =
+                PeftPrompt { num_layers, num_attention_heads: model.heads, embeddings, base_model_name_or_path: None };
+            Prompt::from_peft(stored, Path::new("dir"), &model, &Device::flex()).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(layers, width).unwrap_or_else(|error| panic!("{error}")).virtual_tokens(), 2);
+        let text = read(layers + 1, width).err().unwrap();
+        for words in ["dir/adapter_config.json", "\"num_layers\"", &format!("found {}", layers + 1), "another model"] {
+            assert!(text.contains(words), "{text}");
+        }
+        assert!(read(layers, width + 1).err().unwrap().contains("embeddings of width"));
     }
 }

@@ -19,7 +19,7 @@ use std::path::Path;
 /// Key of the state in the file's metadata.
 const STATE: &str = "zofo";
 /// Version of the file's content.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// Where the best evaluation was, and what it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,15 +29,16 @@ pub(super) struct Best {
     pub(super) journal_records: u64,
     /// θ of it, where the journal does not lead there.
     pub(super) snapshot: Option<SnapshotReference>,
-    /// Of the block that `method.keep` names.
-    pub(super) accuracy: f64,
+    /// The task's measure, of the block that `method.keep` names.
+    pub(super) value: f64,
     pub(super) loss: f64,
 }
 
 impl Best {
-    /// Whether a score beats this one: higher accuracy, or the same with a lower loss.
+    /// Whether a score beats this one: a better value, or the same with a lower loss.
     pub(super) fn is_beaten_by(&self, score: &Score) -> bool {
-        score.accuracy > self.accuracy || score.accuracy == self.accuracy && score.loss < self.loss
+        let Score { metric, value, loss } = *score;
+        metric.is_better(value, self.value) || value == self.value && loss < self.loss
     }
 }
 

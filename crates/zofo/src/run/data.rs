@@ -132,35 +132,37 @@ impl TrainingData {
         Ok(Self { train, held_out, splits, evaluation_limit: config.eval_examples, notes })
     }
 
-    fn rows<'a>(&'a self, rows: &'a [usize]) -> impl Iterator<Item = &'a Example> {
-        rows.iter().map(|&row| &self.train[row])
+    fn rows(&self, rows: &[usize]) -> Vec<&Example> {
+        rows.iter().map(|&row| &self.train[row]).collect()
     }
 
     /// D_p.
-    pub(super) fn inner(&self) -> impl Iterator<Item = &Example> {
+    pub(super) fn inner(&self) -> Vec<&Example> {
         self.rows(&self.splits.inner)
     }
 
     /// D_f.
-    pub(super) fn outer(&self) -> impl Iterator<Item = &Example> {
+    pub(super) fn outer(&self) -> Vec<&Example> {
         self.rows(&self.splits.outer)
     }
 
-    /// D_p and D_f: what a method of one level trains on.
-    pub(super) fn training(&self) -> impl Iterator<Item = &Example> {
-        self.inner().chain(self.outer())
+    /// D_p and D_f in the order of their file: what a method of one level trains on.
+    pub(super) fn training(&self) -> Vec<&Example> {
+        let mut rows = [self.splits.inner.as_slice(), &self.splits.outer].concat();
+        rows.sort_unstable();
+        self.rows(&rows)
     }
 
     /// What selects.
-    pub(super) fn validation(&self) -> impl Iterator<Item = &Example> {
+    pub(super) fn validation(&self) -> Vec<&Example> {
         self.rows(&self.splits.validation)
     }
 
     /// What is evaluated at the end.
     pub(super) fn evaluation(&self) -> Vec<&Example> {
-        let rows: Vec<&Example> = match &self.held_out {
+        let rows = match &self.held_out {
             Some(examples) => examples.iter().collect(),
-            None => self.rows(&self.splits.rest).collect(),
+            None => self.rows(&self.splits.rest),
         };
         let count = evaluation_count(rows.len(), self.evaluation_limit);
         rows.into_iter().take(count).collect()
@@ -195,7 +197,7 @@ fn class_of_rows(examples: &[Example], task: &Task, key: &'static str) -> Result
     }
     let class = |example: &Example| match &example.gold {
         Gold::Candidates(golds) => golds.first().copied().ok_or_else(none),
-        Gold::Answers(_) => Err(none()),
+        Gold::Answers(_) | Gold::Conversation => Err(none()),
     };
     examples.iter().map(class).collect()
 }

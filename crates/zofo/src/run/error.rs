@@ -1,6 +1,7 @@
 //! What can go wrong in a run.
 
 use super::config::ConfigError;
+use crate::eval::GenerationError;
 use crate::hf::{FileError, HfError};
 use crate::peft::AdapterError;
 use crate::task::TaskError;
@@ -82,6 +83,14 @@ pub enum RunError {
         source: StepError,
         /// The step whose results were written in spite of it.
         results: Option<u64>,
+    },
+    /// A model cannot write the answers that it is judged by.
+    #[error("{place}: {source}")]
+    Answers {
+        /// Which evaluation.
+        place: Place,
+        /// Why.
+        source: GenerationError,
     },
     /// The operating system refused something.
     #[error("`{}`: {source}", path.display())]

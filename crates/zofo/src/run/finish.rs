@@ -5,19 +5,17 @@ use super::config::{Config, KeepAdapter, MethodName};
 use super::error::{Place, RunError};
 use super::folder::RunFolder;
 use super::inputs::Inputs;
+use super::judge::Judged;
 use super::method;
 use super::metrics::Metrics;
 use super::progress::{Observer, Score};
 use super::replay;
 use super::snapshot::{self, SnapshotReference};
-use crate::eval::evaluate;
 use crate::hf::atomic::write_file_atomically;
 use crate::model::Backbone;
 use crate::peft::Adapter;
-use crate::train::finite;
 use crate::zo::journal::Journal;
 use crate::zo::update::BackboneUpdater;
-use burn::tensor::Device;
 use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
@@ -113,20 +111,13 @@ pub(super) fn finish(
     observer: &mut dyn Observer,
     interrupted: &AtomicBool,
 ) -> Result<Option<Summary>, RunError> {
-    let mut backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;
+    let mut backbone = inputs.backbone(config)?;
     let examples = &inputs.evaluation;
     let mut scores = Vec::new();
     let step = kept.step;
     let mut score = |name: &'static str, backbone: &Backbone, adapter: Option<&Adapter>| -> Result<(), RunError> {
-        let progress = |done| observer.evaluating(name, done, examples.len());
-        let result = evaluate(backbone, adapter, examples, progress);
-        let loss = finite(name, result.loss()).map_err(|source| RunError::Diverged {
-            place: Place::Results(step),
-            output: folder.path().to_owned(),
-            source,
-            results: None,
-        })?;
-        let score = Score { accuracy: result.accuracy(), loss };
+        let judged = Judged { what: name, loss: name, place: Place::Results(step), output: folder.path() };
+        let score = inputs.judge.score(backbone, adapter, examples, judged, observer)?;
         scores.push(FinalScore { name, score, examples: examples.len() });
         Ok(())
     };

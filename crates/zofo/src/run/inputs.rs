@@ -4,16 +4,19 @@ use super::blocks;
 use super::config::{Config, DataConfig, Loss, MethodName};
 use super::data::{self, DataFiles, TrainingData};
 use super::error::RunError;
+use super::judge::{HeldOut, Judge};
 use super::progress::Observer;
 use crate::hf::ModelFiles;
 use crate::hf::hub::{Hub, HubProgress, locate_model};
-use crate::model::Batch;
+use crate::model::{Backbone, Batch};
 use crate::peft::AdapterConfig;
+use crate::task::chat::ChatEncoder;
 use crate::task::{
-    BatchSampler, Cursor, Dataset, EncodedExample, Encoder, Example, SkippedRows, Task, TaskError, TruncationReport,
-    draw_demonstrations,
+    BatchSampler, Cursor, Dataset, Encoded, EncodedExample, EncodedPrompts, Encoder, Example, Kind, SkippedRows, Task,
+    TaskError, TruncationReport, draw_demonstrations,
 };
 use crate::train::Batches;
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -34,7 +37,6 @@ pub struct Located {
 /// As [`locate_model`] and [`Location::files`](crate::task::Location::files); `interrupted` ends a download.
 pub fn locate(config: &mut Config, observer: &mut dyn Observer, interrupted: &AtomicBool) -> Result<Located, RunError> {
     let task = Task::load(&config.data.task)?;
-    task.expect_classification("training")?;
     let hub = Hub::from_env();
     let mut watcher = |progress: HubProgress<'_>| {
         observer.downloading(progress);
@@ -59,9 +61,11 @@ pub struct Inputs {
     /// D_f; of a method of one level all that trains.
     pub outer: Vec<EncodedExample>,
     /// Cut from the training rows; selects.
-    pub validation: Vec<EncodedExample>,
+    pub validation: HeldOut,
     /// Never selects.
-    pub evaluation: Vec<EncodedExample>,
+    pub evaluation: HeldOut,
+    /// How good a model is on the last two.
+    pub(super) judge: Judge,
     /// What was cut to fit the model's context, over all four.
     pub truncation: TruncationReport,
     /// What should be known of the data.
@@ -89,28 +93,85 @@ impl Inputs {
         // Only a method with a block gives positions to virtual tokens.
         let virtual_tokens = if config.method.has_block() { block.virtual_tokens() } else { 0 };
         let limits = files.config().limits().after(virtual_tokens);
-        let encoder = Encoder::new(&located.task, &config.data.template, &tokenizer, limits)?;
-        let encoder = match config.method.name {
-            MethodName::Icl => encoder.with_demonstrations(&demonstrations(&data, &config.data)?)?,
-            _ => encoder,
+        let (task, template) = (&located.task, &config.data.template);
+        let encoder = match task.kind() {
+            Kind::Classification | Kind::Generation => {
+                let encoder = Encoder::new(task, template, &tokenizer, limits)?;
+                RowEncoder::Task(Box::new(match config.method.name {
+                    MethodName::Icl => encoder.with_demonstrations(&demonstrations(&data, &config.data)?)?,
+                    _ => encoder,
+                }))
+            }
+            Kind::Chat if config.method.name == MethodName::Icl => {
+                return Err(RunError::Conflict(format!(
+                    "`method.name = \"icl\"` puts solved examples before a prompt, and task \"{}\" has conversations: use \
+                     \"zero-shot\"",
+                    task.name()
+                )));
+            }
+            Kind::Chat => RowEncoder::Chat(Box::new(ChatEncoder::new(task, template, &files, &tokenizer, limits)?)),
+        };
+        let (mut truncations, mut notes) = (Vec::new(), data.notes.clone());
+        let mut train = |rows: Vec<&Example>| {
+            let Encoded { examples, truncation } = encoder.encode(rows)?;
+            truncations.push(truncation);
+            Ok::<_, RunError>(examples)
         };
         let (inner, outer) = match config.method.name {
-            MethodName::Bilevel => (encoder.encode(data.inner())?, encoder.encode(data.outer())?),
+            MethodName::Bilevel => (train(data.inner())?, train(data.outer())?),
             _ => {
-                let all = encoder.encode(data.training())?;
+                let all = train(data.training())?;
                 (all.clone(), all)
             }
         };
-        let parts = [inner, outer, encoder.encode(data.validation())?, encoder.encode(data.evaluation())?];
-        let truncation = TruncationReport::sum(parts.iter().map(|part| &part.truncation));
-        let [inner, outer, validation, evaluation] = parts.map(|part| part.examples);
-        Ok(Self { files, block, inner, outer, validation, evaluation, truncation, notes: data.notes })
+        let mut held_out = |rows: Vec<&Example>| {
+            let examples = train(rows.clone())?;
+            let (Some(generation), RowEncoder::Task(encoder)) = (task.generation(), &encoder) else {
+                return Ok(HeldOut::choices(examples));
+            };
+            let EncodedPrompts { prompts, truncation } =
+                encoder.encode_prompts(rows.iter().copied(), generation.max_new_tokens)?;
+            if truncation.truncated > 0 {
+                let room = generation.max_new_tokens;
+                notes.push(format!("with room for written answers of {room} tokens, {truncation}"));
+            }
+            Ok::<_, RunError>(HeldOut::questions(examples, prompts, rows))
+        };
+        let (validation, evaluation) = (held_out(data.validation())?, held_out(data.evaluation())?);
+        let truncation = TruncationReport::sum(&truncations);
+        let judge = Judge::new(task, &tokenizer, files.eos_token_ids());
+        Ok(Self { files, block, inner, outer, validation, evaluation, judge, truncation, notes })
+    }
+
+    /// The untouched θ, stored and computed with as configured.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Backbone::load`].
+    pub fn backbone(&self, config: &Config) -> Result<Backbone, RunError> {
+        let backbone = Backbone::load(&self.files, config.model.dtype, &Device::flex())?;
+        Ok(backbone.computing_in(config.model.compute.into()))
+    }
+}
+
+/// What makes token sequences of rows.
+enum RowEncoder<'a> {
+    Task(Box<Encoder<'a>>),
+    Chat(Box<ChatEncoder<'a>>),
+}
+
+impl RowEncoder<'_> {
+    fn encode(&self, rows: Vec<&Example>) -> Result<Encoded, TaskError> {
+        match self {
+            Self::Task(encoder) => encoder.encode(rows),
+            Self::Chat(encoder) => encoder.encode(rows),
+        }
     }
 }
 
 /// Training rows that stand, solved, before every prompt.
 fn demonstrations(data: &TrainingData, config: &DataConfig) -> Result<Vec<Example>, TaskError> {
-    let examples: Vec<Example> = data.training().cloned().collect();
+    let examples = data.training().into_iter().cloned().collect();
     draw_demonstrations(&Dataset { examples, skipped: SkippedRows::default() }, config.shots, config.seed)
 }
 

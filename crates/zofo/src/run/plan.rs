@@ -1,17 +1,15 @@
 //! What a run is going to do and to need, said before it starts.
 
 use super::config::{Compute, Config, MethodName};
+use super::cost::{Speed, StepCost};
 use super::inputs::Inputs;
-use crate::hf::WeightDtype;
-use crate::model::config::Layer;
-use crate::model::{Batch, DecoderConfig, Part};
-use crate::train::loss::{loss_gradients, losses, mean_backbone_gradients};
-use crate::train::{Batches, Method};
-use crate::zo::Perturbation;
+use super::memory;
+use crate::hf::{HfError, WeightDtype};
+use crate::model::Batch;
+use crate::train::Method;
 use crate::zo::optimizer::BackboneOptimizer;
 use serde::Serialize;
 use std::fmt;
-use std::time::Instant;
 
 /// The resolved plan of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -60,103 +58,11 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-/// What passes cost on this machine, in seconds per token.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Speed {
-    /// Forward.
-    forward: f64,
-    /// Forward and backward to what the method trains by exact gradients, if anything.
-    gradient: f64,
-}
-
-impl Speed {
-    /// Times a pass with gradients, which also warms up, and a pass without.
-    pub(super) fn measure(config: &Config, method: &Method, batches: &mut impl Batches) -> Self {
-        let batch = if config.method.has_gradients() { batches.inner() } else { batches.outer() };
-        let (backbone, blocks) = (method.backbone(), method.blocks());
-        let adapter = blocks.first().map(|block| &block.values);
-        let seconds_per_token = |pass: &dyn Fn()| {
-            let start = Instant::now();
-            pass();
-            start.elapsed().as_secs_f64() / batch.tokens() as f64
-        };
-        let forward = || drop(losses(backbone, &[Part { batch: &batch, adapter }], &Perturbation::None));
-        let gradient = match (config.method.has_gradients(), adapter) {
-            (true, Some(adapter)) => seconds_per_token(&|| drop(loss_gradients(backbone, adapter, &[(1.0, &batch)]))),
-            (true, None) => {
-                seconds_per_token(&|| drop(mean_backbone_gradients(backbone, std::slice::from_ref(&batch))))
-            }
-            (false, _) => {
-                forward();
-                0.0
-            }
-        };
-        Self { gradient, forward: seconds_per_token(&forward) }
-    }
-}
-
-/// What a step feeds.
-struct StepCost {
-    /// Passes over a batch: forward, and backward.
-    passes: [usize; 2],
-    /// Tokens in all passes with gradients.
-    gradient_tokens: f64,
-    /// Tokens in all passes without.
-    forward_tokens: f64,
-    /// Tokens of the largest pass of each kind.
-    largest: PassTokens,
-}
-
-impl StepCost {
-    /// With batches of so many tokens: of the inner level, B_f and B_p.
-    fn new(config: &Config, [inner, f, p]: [f64; 3]) -> Self {
-        let (method, outer) = (&config.method, &config.outer);
-        let (of_inner, of_outer) = (config.inner.accumulate, outer.accumulate);
-        // Evaluations of the objective, and how many of them ride on one pass.
-        let (evaluations, at_once) = match outer.sides {
-            1 => (outer.directions + 1, 1),
-            _ => (2 * outer.directions, 2),
-        };
-        let exact = Self {
-            passes: [of_inner; 2],
-            gradient_tokens: inner * of_inner as f64,
-            forward_tokens: 0.0,
-            largest: PassTokens { gradient: inner, forward: 0.0 },
-        };
-        let estimated = |losses: usize, tokens: f64| Self {
-            passes: [evaluations * losses * of_outer, 0],
-            gradient_tokens: 0.0,
-            forward_tokens: (evaluations * of_outer) as f64 * tokens,
-            largest: PassTokens { gradient: 0.0, forward: at_once as f64 * tokens },
-        };
-        match method.name {
-            MethodName::ZeroShot | MethodName::Icl => {
-                Self { passes: [0; 2], gradient_tokens: 0.0, ..estimated(0, 0.0) }
-            }
-            MethodName::FirstOrder | MethodName::Full => exact,
-            MethodName::Mezo => estimated(1, f),
-            MethodName::TwoStage => {
-                // Of the stage that takes longest to come: the second.
-                let largest = PassTokens { gradient: inner, ..estimated(1, f).largest };
-                Self { largest, ..estimated(1, f) }
-            }
-            MethodName::Bilevel => {
-                // a and b with their gradient in one pass, then a, b and c on every side.
-                let slopes = estimated(3, f + 2.0 * p);
-                let (t, both) = (method.inner_steps * of_inner, 2 * of_outer);
-                Self {
-                    passes: [t + both + slopes.passes[0], t + both],
-                    gradient_tokens: inner * t as f64 + (f + p) * of_outer as f64,
-                    largest: PassTokens { gradient: inner.max(f + p), ..slopes.largest },
-                    ..slopes
-                }
-            }
-        }
-    }
-}
-
 impl Plan {
-    pub(super) fn new(config: &Config, inputs: &Inputs, method: &Method, speed: Speed) -> Self {
+    /// # Errors
+    ///
+    /// Those of [`memory::peak`].
+    pub(super) fn new(config: &Config, inputs: &Inputs, method: &Method, speed: Speed) -> Result<Self, HfError> {
         let backbone_parameters = method.backbone().len();
         let adapter_parameters = method.blocks().first().map_or(0, |block| block.values.len());
         let mean = |examples: &[crate::task::EncodedExample]| {
@@ -176,14 +82,13 @@ impl Plan {
             ));
         }
         if config.method.name == MethodName::Full {
-            let bytes = BYTES_OF_FULL * backbone_parameters as u64;
             warnings.push(format!(
                 "method.name = \"full\" keeps gradients, two moments and the next value of every weight: {} more memory. \
                  The other methods need none of that",
-                Bytes(bytes)
+                Bytes(memory::STATES_OF_FULL as u64 * backbone_parameters as u64)
             ));
         }
-        Self {
+        Ok(Self {
             model: config.model.path.display().to_string(),
             dtype: config.model.dtype,
             compute: config.model.compute,
@@ -195,17 +100,17 @@ impl Plan {
             method: config.method.name,
             description: describe(config),
             tokens_per_batch: [inner_batch, f],
-            forward_passes: cost.passes[0],
-            backward_passes: cost.passes[1],
-            peak_memory: peak_memory(config, inputs, backbone_parameters, adapter_parameters, &cost.largest),
-            seconds_per_step: cost.gradient_tokens * speed.gradient + cost.forward_tokens * speed.forward,
+            forward_passes: cost.forward_passes,
+            backward_passes: cost.backward_passes,
+            peak_memory: memory::peak(config, inputs, method)?,
+            seconds_per_step: cost.seconds(speed),
             max_steps: config.run.max_steps,
             max_minutes: config.run.max_minutes,
             threads: rayon::current_num_threads(),
             output: config.run.output.display().to_string(),
             unused_keys: config.unused_keys().to_vec(),
             warnings,
-        }
+        })
     }
 }
 
@@ -234,59 +139,6 @@ fn describe(config: &Config) -> String {
         MethodName::ZeroShot => "zero-shot: nothing is trained".to_owned(),
         MethodName::Icl => format!("icl: nothing is trained, {} demonstrations", config.data.shots),
     }
-}
-
-/// What `full` needs per weight besides the weight: its gradient, two moments, and the value that replaces it.
-const BYTES_OF_FULL: u64 = 16;
-
-/// Tokens that an evaluation feeds at once.
-const EVALUATION_TOKENS: f64 = 2048.0;
-
-/// Tokens of the largest pass of each kind.
-struct PassTokens {
-    /// With gradients.
-    gradient: f64,
-    /// Without.
-    forward: f64,
-}
-
-/// Weights, the activations that the larger of both kinds of passes keeps, the blocks with their optimizers, and the
-/// program itself.
-fn peak_memory(
-    config: &Config,
-    inputs: &Inputs,
-    backbone_parameters: usize,
-    adapter_parameters: usize,
-    tokens: &PassTokens,
-) -> u64 {
-    /// The program, the tokenizer and the encoded data.
-    const BASE: f64 = 60e6;
-    let model = inputs.files.config();
-    let bytes_per_weight = config.model.dtype.size();
-    let adam = config.method.estimates_backbone() && config.outer.optimizer == BackboneOptimizer::Adam;
-    let full = config.method.name == MethodName::Full;
-    let states = if adam { 8 } else { 0 } + if full { BYTES_OF_FULL as usize } else { 0 };
-    let weights = backbone_parameters * (bytes_per_weight + states);
-    // Of the bilevel method p, s, their gradient, two moments each, and the best pair; else p, its gradient (or both sides
-    // of it), two moments, and the best one.
-    let blocks = adapter_parameters * 4 * if config.method.name == MethodName::Bilevel { 9 } else { 5 };
-    let forward = tokens.forward.max(EVALUATION_TOKENS);
-    let activations = (tokens.gradient * saved_per_token(model)).max(forward * transient_per_token(model));
-    (weights as f64 + blocks as f64 + activations + BASE) as u64
-}
-
-/// Bytes that back-propagation keeps per token: in every block both norms' inputs and the first one's output, q, k and v
-/// before and after rotation, the attention's output, and what goes into the activation.
-fn saved_per_token(model: &DecoderConfig) -> f64 {
-    let (q, kv) = (model.heads * model.head_dim, model.kv_width());
-    let of_block = |layer: &Layer| 3 * model.hidden + 3 * q + 3 * kv + layer.mlp.up.width();
-    4.0 * model.layers.iter().map(of_block).sum::<usize>() as f64 + transient_per_token(model)
-}
-
-/// Bytes that one block needs per token while it runs.
-fn transient_per_token(model: &DecoderConfig) -> f64 {
-    let of_block = |layer: &Layer| 4 * model.hidden + 2 * layer.mlp.up.width();
-    4.0 * model.layers.iter().map(of_block).max().unwrap_or_default() as f64
 }
 
 /// A number of bytes for people.

@@ -3,15 +3,29 @@
 use super::finish::Summary;
 use super::plan::Plan;
 use crate::hf::hub::HubProgress;
-use serde::Serialize;
+use crate::task::Metric;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
-/// Accuracy and loss of one adapter on one set of examples.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// How good one adapter is on one set of examples.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
-    /// Share of right predictions.
-    pub accuracy: f64,
+    /// The task's measure.
+    pub metric: Metric,
+    /// What it gives.
+    pub value: f64,
     /// Mean negative log-likelihood per token of the right answers, nats.
     pub loss: f64,
+}
+
+/// An object with the measure under its own name, such as `accuracy`, and `loss`.
+impl Serialize for Score {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry(self.metric.as_str(), &self.value)?;
+        map.serialize_entry("loss", &self.loss)?;
+        map.end()
+    }
 }
 
 /// One step, as `metrics.jsonl` keeps it.

@@ -5,17 +5,17 @@ mod open;
 
 use super::checkpoint::{self, Best, Blocks, Stage, State};
 use super::config::{Config, Keep, LrSchedule, MethodName};
+use super::cost::Speed;
 use super::error::{Place, RunError};
 use super::finish::{self, Kept, KeptBackbone};
 use super::folder::RunFolder;
 use super::inputs::{Cursors, Inputs, RunBatches, locate};
 use super::method;
 use super::metrics::Metrics;
-use super::plan::{Plan, Speed};
+use super::plan::Plan;
 use super::progress::{BilevelRecord, EstimateRecord, Observer, StepRecord};
 use super::snapshot::{self, SnapshotKind, SnapshotReference};
 use crate::hf::WeightDtype;
-use crate::model::Backbone;
 use crate::peft::Adapter;
 use crate::task::SplitMix64;
 use crate::train::{Block, LearningRates, Method, OuterLosses, StepError, StepInput, StepReport};
@@ -23,7 +23,6 @@ use crate::zo::journal::{JournalWriter, Record};
 use crate::zo::optimizer::{BackboneOptimizer, SlopeGuard, Step};
 use crate::zo::space::DirectionSpace;
 use crate::zo::update::{BackboneUpdater, UpdaterState};
-use burn::tensor::Device;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -142,9 +141,10 @@ pub fn plan(config: &Config, observer: &mut dyn Observer) -> Result<Plan, RunErr
     let inputs = Inputs::open(config, &located)?;
     check(config, &inputs)?;
     let mut batches = RunBatches::new(&inputs, config)?;
-    let backbone = Backbone::load(&inputs.files, config.model.dtype, &Device::flex())?;
+    let backbone = inputs.backbone(config)?;
     let method = method::new(config, &inputs, backbone)?;
-    Ok(Plan::new(config, &inputs, &method, Speed::measure(config, &method, &mut batches)))
+    let speed = Speed::measure(config, &method, &mut batches);
+    Ok(Plan::new(config, &inputs, &method, speed)?)
 }
 
 fn check(config: &Config, inputs: &Inputs) -> Result<(), RunError> {
@@ -216,7 +216,7 @@ impl<'a> Session<'a> {
     fn plan(&self) -> Result<Plan, RunError> {
         let mut batches = RunBatches::new(self.inputs, self.config)?;
         let speed = Speed::measure(self.config, &self.method, &mut batches);
-        Ok(Plan::new(self.config, self.inputs, &self.method, speed))
+        Ok(Plan::new(self.config, self.inputs, &self.method, speed)?)
     }
 
     /// Trains to the end. False if it was interrupted, with everything saved.
@@ -495,7 +495,7 @@ impl<'a> Session<'a> {
                 let (step, journal_records) = (self.step, self.journal.records());
                 // Where θ is moved by exact gradients, the last checkpoint has written a snapshot of the last step.
                 let snapshot = self.snapshot.filter(|_| self.method.moves_backbone_by_gradients());
-                let last = Best { step, journal_records, snapshot, accuracy: f64::NAN, loss: f64::NAN };
+                let last = Best { step, journal_records, snapshot, value: f64::NAN, loss: f64::NAN };
                 self.keep(last, blocks, None)
             }
         }

@@ -13,6 +13,7 @@ builtin! {
     "anli"
     "boolq"
     "cb"
+    "chat"
     "climate-fever"
     "copa"
     "cr"

@@ -22,8 +22,13 @@ pub(super) fn type_cells(row: &mut Map<String, Value>, task: &Task) {
             });
         }
     }
-    for column in task.label().columns() {
-        replace(row, column, |text| task.label().cell(text));
+    let Some(label) = task.label() else {
+        // A conversation is a list, which a cell can hold as JSON only.
+        ["messages", "conversations"].iter().for_each(|column| replace(row, column, list));
+        return;
+    };
+    for column in label.columns() {
+        replace(row, column, |text| label.cell(text));
     }
 }
 
@@ -45,6 +50,11 @@ pub(super) fn boolean(text: &str) -> Option<Value> {
         "false" | "False" | "FALSE" => Some(false.into()),
         _ => None,
     }
+}
+
+/// A JSON list.
+fn list(text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok().filter(Value::is_array)
 }
 
 /// A JSON list of strings.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use super::bad_rows::{BadRows, SkippedRows};
 use super::cells::type_cells;
+use super::chat::{self, ConversationError};
 use super::definition::Task;
 use super::error::TaskError;
 use super::files::SplitFiles;
 use super::row::{self, Fields, Gold};
 use crate::data::{Row, RowError, Rows};
+use crate::hf::Message;
 
 /// The two parts of a task's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,16 @@ pub struct Example {
     pub fields: Fields,
     /// What is right.
     pub gold: Gold,
+}
+
+impl Example {
+    /// The conversation that the row is.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn messages(&self) -> Result<Vec<Message>, ConversationError> {
+        chat::messages_of(&self.fields)
+    }
 }
 
 /// The checked rows of one split, in the order of its files; never empty.
@@ -258,6 +270,23 @@ mod tests {
         let last = &read(3, None).unwrap()[0];
         assert_eq!((last.line, last.source.ends_with("1.csv"), &last.gold), (3, true, &Gold::Candidates(vec![1])));
         assert!(matches!(read(9, None), Err(TaskError::EmptyFile { .. })));
+    }
+
+    #[test]
+    fn conversations_are_read_from_every_format() {
+        let folder = tempfile::tempdir().unwrap();
+        let task = Task::load("chat").unwrap();
+        let turns = r#"[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]"#;
+        fs::write(folder.path().join("t.jsonl"), format!("{{\"messages\": {turns}}}\n")).unwrap();
+        fs::write(folder.path().join("t.tsv"), format!("messages\n\"{}\"\n", turns.replace('"', "\"\""))).unwrap();
+        let read = |name| Dataset::read(&files(folder.path(), &[name], 0, None), &task, DataSplit::Train, 0);
+        let messages = |name| read(name).unwrap().examples[0].messages().unwrap();
+        assert_eq!(messages("t.jsonl").len(), 2);
+        assert_eq!(messages("t.tsv"), messages("t.jsonl"));
+        fs::write(folder.path().join("t.csv"), "messages\nhello\n").unwrap();
+        let error = read("t.csv").unwrap_err().to_string();
+        let expected = "expected `messages` to be a list of messages, found the string \"hello\"";
+        assert!(error.contains("t.csv:2: ") && error.ends_with(expected), "{error}");
     }
 
     #[test]

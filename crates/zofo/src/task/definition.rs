@@ -24,8 +24,8 @@
 //! | --- | --- |
 //! | `name` | a plain word; data is looked for in the folder of this name |
 //! | `description` | one sentence for people |
-//! | `kind` | `"classification"` (default): a model chooses among candidates by their likelihood. `"generation"`: it writes the answer |
-//! | `metric` | classification: `"accuracy"` (default) or `"macro-f1"`; generation: `"f1"` (default) or `"em"`. See [`Metric`] |
+//! | `kind` | `"classification"` (default): a model chooses among candidates by their likelihood. `"generation"`: it writes the answer. `"chat"`: rows are conversations, see below |
+//! | `metric` | classification: `"accuracy"` (default) or `"macro-f1"`; generation: `"f1"` (default) or `"em"`; chat: `"perplexity"`. See [`Metric`] |
 //! | `candidates`, `candidate`, `answer` | as in a template, for all templates that have none of the three |
 //!
 //! # `[fields]`
@@ -110,6 +110,23 @@
 //! answer = " {{ answer }}\n"
 //! ```
 //!
+//! # Conversations
+//!
+//! A task of kind `"chat"` has no fields, label and templates: its rows are in one of the forms that
+//! [`messages`](super::chat::messages) reads, and the model's chat template makes texts of them, in which what the
+//! assistant says counts. Templates are then these names ([`ChatStyle`]): `prompt`, of the
+//! model's chat template (or, where it has none, Alpaca's plain form for rows with an `instruction`); `last`, the same,
+//! but only the last answer counts; and `alpaca`, Alpaca's plain form. So a task for a data set of one's own is
+//!
+//! ```toml
+//! name = "help"
+//! description = "Answer as our help desk does."
+//! kind = "chat"
+//! [source]
+//! hub = "acme/help-desk"
+//! splits = { train = "train", validation = "test" }
+//! ```
+//!
 //! # `[source]`
 //!
 //! Where the data set is on the Hugging Face hub: `hub` (its id), `config` (its configuration, if it has several) and
@@ -122,6 +139,7 @@ use std::fs;
 use std::path::Path;
 
 use super::builtin::BUILTIN;
+use super::chat::ChatStyle;
 use super::error::TaskError;
 use super::label::Label;
 use super::metric::Metric;
@@ -142,7 +160,7 @@ pub struct Task {
     source: Option<Source>,
     generation: Option<Generation>,
     fields: BTreeMap<String, Field>,
-    label: Label,
+    label: Option<Label>,
     classes: Vec<String>,
     templates: BTreeMap<TemplateName, Template>,
 }
@@ -198,7 +216,8 @@ impl Task {
         check::fields(&file.fields).map_err(invalid)?;
         check::kind(&file).map_err(invalid)?;
 
-        let choices = file.label.choices.as_deref();
+        let label = file.label.as_ref();
+        let choices = label.and_then(|label| label.choices.as_deref());
         let mut templates = BTreeMap::new();
         for (name, mut source) in file.template {
             if source.candidates.is_none() && source.candidate.is_none() && source.answer.is_none() {
@@ -217,10 +236,10 @@ impl Task {
         }
         let candidates = check::candidate_count(&templates).map_err(invalid)?;
         let metric = check::metric(file.metric, file.kind, candidates).map_err(invalid)?;
-        let classes = check::classes(&file.label, candidates).map_err(invalid)?;
-        let computed = check::label_value(&file.label, &file.fields).map_err(invalid)?;
+        let classes = check::classes(label, candidates).map_err(invalid)?;
+        let computed = check::label_value(label, &file.fields).map_err(invalid)?;
         Ok(Self {
-            label: Label::new(file.label, candidates, computed),
+            label: file.label.map(|label| Label::new(label, candidates, computed)),
             name: file.name,
             description: file.description,
             kind: file.kind,
@@ -255,7 +274,7 @@ impl Task {
     pub fn expect_classification(&self, purpose: &'static str) -> Result<(), TaskError> {
         match self.kind {
             Kind::Classification => Ok(()),
-            Kind::Generation => Err(TaskError::NotClassification { task: self.name.clone(), purpose }),
+            kind => Err(TaskError::NotClassification { task: self.name.clone(), kind, purpose }),
         }
     }
 
@@ -269,7 +288,7 @@ impl Task {
         self.source.as_ref()
     }
 
-    /// How answers are generated; `None` for classification.
+    /// How answers are generated; `None` for other kinds.
     pub fn generation(&self) -> Option<&Generation> {
         self.generation.as_ref()
     }
@@ -281,11 +300,12 @@ impl Task {
 
     /// Where a row says what is right, for people.
     pub fn label_place(&self) -> String {
-        self.label.place()
+        self.label.as_ref().map_or_else(|| "what the assistant says".to_owned(), Label::place)
     }
 
-    pub(super) fn label(&self) -> &Label {
-        &self.label
+    /// `None` if rows are conversations.
+    pub(super) fn label(&self) -> Option<&Label> {
+        self.label.as_ref()
     }
 
     /// Names of the classes in the order of the candidates; empty if candidates differ from row to row or answers are
@@ -299,9 +319,17 @@ impl Task {
         (!self.classes.is_empty()).then_some(self.classes.len())
     }
 
-    /// The templates, by name.
+    /// The templates, by name. Conversations have none here: see [`ChatStyle`].
     pub fn templates(&self) -> impl Iterator<Item = &Template> {
         self.templates.values()
+    }
+
+    /// The names of all templates that can be chosen.
+    pub fn template_names(&self) -> Vec<TemplateName> {
+        match self.kind {
+            Kind::Chat => ChatStyle::names().collect(),
+            Kind::Classification | Kind::Generation => self.templates.keys().cloned().collect(),
+        }
     }
 
     /// The template of a name.
@@ -309,11 +337,12 @@ impl Task {
     /// # Errors
     /// [`TaskError::NoTemplate`] if the task file does not define it.
     pub fn template(&self, name: &TemplateName) -> Result<&Template, TaskError> {
-        self.templates.get(name).ok_or_else(|| TaskError::NoTemplate {
-            task: self.name.clone(),
-            wanted: name.clone(),
-            defined: self.templates.keys().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-        })
+        self.templates.get(name).ok_or_else(|| self.no_template(name))
+    }
+
+    pub(super) fn no_template(&self, wanted: &TemplateName) -> TaskError {
+        let defined: Vec<String> = self.template_names().iter().map(ToString::to_string).collect();
+        TaskError::NoTemplate { task: self.name.clone(), wanted: wanted.clone(), defined: defined.join(", ") }
     }
 }
 

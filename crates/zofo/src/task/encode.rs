@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use tokenizers::Tokenizer;
 
@@ -17,11 +18,25 @@ use super::template::{Rendered, Template, TemplateName};
 pub struct EncodedCandidate {
     /// All tokens: what the tokenizer puts in front (BOS), the prompt, the answer.
     pub ids: Vec<u32>,
-    /// How many of them, counted from the end, are the answer. At least 1 and less than all.
+    /// How many of them, counted from the end, are the answer. At least 1 and less than all. In a conversation, from
+    /// the first answer to the end of the last.
     pub answer_len: usize,
+    /// Ranges of tokens between the answers of a conversation, in order: what others say, which does not count.
+    pub between: Vec<Range<usize>>,
 }
 
 impl EncodedCandidate {
+    /// A sequence that ends with its one answer of `answer_len` tokens.
+    pub fn new(ids: Vec<u32>, answer_len: usize) -> Self {
+        Self { ids, answer_len, between: Vec::new() }
+    }
+
+    /// The positions of the tokens that count, in order.
+    pub fn counted(&self) -> impl Iterator<Item = usize> {
+        let counts = |position: &usize| !self.between.iter().any(|range| range.contains(position));
+        (self.context_len()..self.ids.len()).filter(counts)
+    }
+
     /// Number of tokens before the answer. The logits that predict the answer are those of the
     /// tokens `context_len() - 1 .. ids.len() - 1`.
     pub fn context_len(&self) -> usize {
@@ -68,9 +83,20 @@ impl EncodedExample {
     }
 }
 
-/// How many examples did not fit into the context and lost the left of their prompts.
+/// What is cut where an example does not fit into the context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The left of the prompt.
+    Prompt,
+    /// The end of the conversation.
+    Conversation,
+}
+
+/// How many examples did not fit into the context, and what they lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TruncationReport {
+    /// What they lost.
+    pub cut: Cut,
     /// Examples that were cut.
     pub truncated: usize,
     /// Examples in all.
@@ -81,24 +107,27 @@ pub struct TruncationReport {
     pub limit: usize,
     /// Demonstrations that were cut, in whole or in part, over all examples.
     pub demonstrations: usize,
+    /// Of the examples that were cut those of which no answer was left, so that they are not used.
+    pub left_out: usize,
 }
 
 impl TruncationReport {
     /// The report over several sets of examples.
     pub fn sum<'r>(reports: impl IntoIterator<Item = &'r TruncationReport>) -> Self {
-        let nothing = Self { truncated: 0, total: 0, longest: 0, limit: 0, demonstrations: 0 };
-        reports.into_iter().fold(nothing, |sum, report| Self {
+        reports.into_iter().fold(Self::empty(Cut::Prompt, 0), |sum, report| Self {
+            cut: report.cut,
             truncated: sum.truncated + report.truncated,
             total: sum.total + report.total,
             longest: sum.longest.max(report.longest),
             limit: report.limit,
             demonstrations: sum.demonstrations + report.demonstrations,
+            left_out: sum.left_out + report.left_out,
         })
     }
 
     /// A report of no examples yet.
-    fn empty(limit: usize) -> Self {
-        Self { limit, ..Self::sum([]) }
+    pub(super) fn empty(cut: Cut, limit: usize) -> Self {
+        Self { cut, truncated: 0, total: 0, longest: 0, limit, demonstrations: 0, left_out: 0 }
     }
 
     /// Counts an example.
@@ -119,24 +148,30 @@ struct Length {
 
 impl fmt::Display for TruncationReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { truncated, total, longest, limit, demonstrations } = self;
+        let Self { cut, truncated, total, longest, limit, demonstrations, left_out } = self;
         if *truncated == 0 {
-            write!(formatter, "all {total} examples fit into the context of {limit} tokens (longest: {longest})")
-        } else {
-            write!(
+            return write!(
                 formatter,
-                "{truncated} of {total} examples do not fit into the context of {limit} tokens (longest: {longest}): \
-                 the left of their prompts was cut"
-            )?;
-            if *demonstrations > 0 {
-                let each = *demonstrations as f64 / *truncated as f64;
-                write!(
-                    formatter,
-                    ", and with it {demonstrations} demonstrations in whole or in part ({each:.1} of each)"
-                )?;
-            }
-            Ok(())
+                "all {total} examples fit into the context of {limit} tokens (longest: {longest})"
+            );
         }
+        let lost = match cut {
+            Cut::Prompt => "the left of their prompts",
+            Cut::Conversation => "the end of these conversations",
+        };
+        write!(
+            formatter,
+            "{truncated} of {total} examples do not fit into the context of {limit} tokens (longest: {longest}): {lost} \
+             was cut"
+        )?;
+        if *demonstrations > 0 {
+            let each = *demonstrations as f64 / *truncated as f64;
+            write!(formatter, ", and with it {demonstrations} demonstrations in whole or in part ({each:.1} of each)")?;
+        }
+        if *left_out > 0 {
+            write!(formatter, ", and {left_out} of them, without an answer in what was left, are not used")?;
+        }
+        Ok(())
     }
 }
 
@@ -224,18 +259,8 @@ impl<'a> Encoder<'a> {
         tokenizer: &'a Tokenizer,
         limits: ModelLimits,
     ) -> Result<Self, TaskError> {
-        let unusable = |error: tokenizers::Error| TaskError::Tokenizer { reason: error.to_string() };
-        let mut tokenizer = Cow::Borrowed(tokenizer);
-        // A tokenizer.json may ask for truncation and padding, which would make token counts
-        // meaningless here.
-        if tokenizer.get_truncation().is_some() || tokenizer.get_padding().is_some() {
-            tokenizer.to_mut().with_padding(None).with_truncation(None).map_err(unusable)?;
-        }
-        let probe = tokenizer.encode_fast("a", true).map_err(unusable)?;
-        // The mask marks what the post-processor adds, and nothing else.
-        let special = probe.get_special_tokens_mask();
-        let leading = special.iter().take_while(|&&mark| mark == 1).count();
-        let trailing = special[leading..].iter().rev().take_while(|&&mark| mark == 1).count();
+        let tokenizer = unlimited(tokenizer)?;
+        let (leading, trailing) = added_tokens(&tokenizer)?;
         let demonstrations = Demonstrations::default();
         Ok(Self { template: task.template(template)?, tokenizer, limits, leading, trailing, demonstrations })
     }
@@ -306,7 +331,7 @@ impl<'a> Encoder<'a> {
             .checked_sub(max_new_tokens)
             .filter(|&left| left >= needed)
             .ok_or(TaskError::NoRoomToGenerate { max_new_tokens, needed, limit: self.limits.context })?;
-        let mut truncation = TruncationReport::empty(limit);
+        let mut truncation = TruncationReport::empty(Cut::Prompt, limit);
         let encode = |example: &Example| {
             let text = self.template.render_prompt_after(self.demonstrations.text(), example)?;
             let mut ids = self.tokenize(&text, example)?;
@@ -336,7 +361,7 @@ impl<'a> Encoder<'a> {
         examples: impl IntoIterator<Item = &'e Example>,
         encode: impl Fn(&Example) -> Result<(EncodedExample, Length), TaskError>,
     ) -> Result<Encoded, TaskError> {
-        let mut truncation = TruncationReport::empty(self.limits.context);
+        let mut truncation = TruncationReport::empty(Cut::Prompt, self.limits.context);
         let examples = examples
             .into_iter()
             .map(|example| {
@@ -366,7 +391,7 @@ impl<'a> Encoder<'a> {
             let mut ids = self.tokenize(&text, example)?;
             ids.splice(0..0, start);
             match ids.len().checked_sub(prompt_tokens) {
-                Some(answer_len) if answer_len > 0 => candidates.push(EncodedCandidate { ids, answer_len }),
+                Some(answer_len) if answer_len > 0 => candidates.push(EncodedCandidate::new(ids, answer_len)),
                 _ => {
                     return Err(TaskError::NoAnswerToken {
                         path: example.source.to_path_buf(),
@@ -384,7 +409,7 @@ impl<'a> Encoder<'a> {
         let demonstrations_cut = self.demonstrations_cut(&rendered.prompt, excess, example)?;
         let golds = match &example.gold {
             Gold::Candidates(golds) => golds.clone(),
-            Gold::Answers(_) => vec![0],
+            Gold::Answers(_) | Gold::Conversation => vec![0],
         };
         Ok((EncodedExample { candidates, golds, line: example.line }, Length { tokens, demonstrations_cut }))
     }
@@ -445,6 +470,30 @@ impl<'a> Encoder<'a> {
         })?;
         Ok(ids.to_vec())
     }
+}
+
+/// The tokenizer without truncation and padding, which a tokenizer.json may ask for and which would make token counts
+/// meaningless here.
+pub(super) fn unlimited(tokenizer: &Tokenizer) -> Result<Cow<'_, Tokenizer>, TaskError> {
+    let mut tokenizer = Cow::Borrowed(tokenizer);
+    if tokenizer.get_truncation().is_some() || tokenizer.get_padding().is_some() {
+        tokenizer.to_mut().with_padding(None).with_truncation(None).map_err(|error| unusable(&error))?;
+    }
+    Ok(tokenizer)
+}
+
+/// How many special tokens a tokenizer puts before a text and after it.
+pub(super) fn added_tokens(tokenizer: &Tokenizer) -> Result<(usize, usize), TaskError> {
+    let probe = tokenizer.encode_fast("a", true).map_err(|error| unusable(&error))?;
+    // The mask marks what the post-processor adds, and nothing else.
+    let special = probe.get_special_tokens_mask();
+    let leading = special.iter().take_while(|&&mark| mark == 1).count();
+    let trailing = special[leading..].iter().rev().take_while(|&&mark| mark == 1).count();
+    Ok((leading, trailing))
+}
+
+fn unusable(error: &tokenizers::Error) -> TaskError {
+    TaskError::Tokenizer { reason: error.to_string() }
 }
 
 fn failed_on(example: &Example, error: &tokenizers::Error) -> TaskError {

@@ -6,10 +6,13 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::chat::ChatError;
 use super::dataset::DataSplit;
+use super::definition::Kind;
 use super::encode::ForeignToken;
 use super::template::TemplateName;
 use crate::data::{DataError, Format};
+use crate::hf::HfError;
 use crate::hf::hub::HubError;
 
 /// A template of a task, or one of its texts.
@@ -149,12 +152,14 @@ pub enum TaskError {
 
     /// The task asks for generated text, where candidates are needed.
     #[error(
-        "task \"{task}\" is of kind \"generation\": its answers are written, not chosen, and {purpose} is only for \
-         tasks of kind \"classification\" yet"
+        "task \"{task}\" is of kind \"{kind}\": its answers are written, not chosen, and {purpose} is only for \
+         tasks of kind \"classification\""
     )]
     NotClassification {
         /// Name of the task.
         task: String,
+        /// Its kind.
+        kind: Kind,
         /// What it was to be used for.
         purpose: &'static str,
     },
@@ -181,6 +186,22 @@ pub enum TaskError {
         first: PathBuf,
         /// Another one.
         second: PathBuf,
+    },
+
+    /// A split that comes in numbered parts lacks one.
+    #[error(
+        "the {split} data lacks part {missing:05} of {count:05}, which should lie beside {}: get it too",
+        .example.display()
+    )]
+    MissingShard {
+        /// Which split.
+        split: DataSplit,
+        /// The number of the first that is missing, from 0.
+        missing: usize,
+        /// How many there should be.
+        count: usize,
+        /// One that is there.
+        example: PathBuf,
     },
 
     /// Nobody says where the data are.
@@ -341,6 +362,33 @@ pub enum TaskError {
         max_new_tokens: usize,
         /// Tokens that must stand before it.
         needed: usize,
+        /// Most tokens that fit.
+        limit: usize,
+    },
+
+    /// A conversation cannot be written down for the model.
+    #[error("{}:{line}: {problem}", .path.display())]
+    Chat {
+        /// File of the row.
+        path: PathBuf,
+        /// Line of the row, from 1.
+        line: usize,
+        /// Why.
+        problem: Box<ChatError>,
+    },
+
+    /// The model's chat template cannot be used.
+    #[error(transparent)]
+    ChatTemplate(Box<HfError>),
+
+    /// No conversation has an answer within the context.
+    #[error(
+        "none of {total} conversations has any of an answer within the context of {limit} tokens: give shorter ones, or use \
+         a model with a longer context"
+    )]
+    NoConversationFits {
+        /// How many there are.
+        total: usize,
         /// Most tokens that fit.
         limit: usize,
     },

@@ -23,6 +23,9 @@ pub enum Metric {
     /// The share of texts that are a right answer: [`exact_match`].
     #[serde(rename = "em")]
     ExactMatch,
+    /// e to the mean negative log-likelihood per token of what the assistant says. The lower, the better.
+    #[serde(rename = "perplexity")]
+    Perplexity,
 }
 
 impl Metric {
@@ -33,6 +36,7 @@ impl Metric {
             Metric::MacroF1 => "macro-f1",
             Metric::F1 => "f1",
             Metric::ExactMatch => "em",
+            Metric::Perplexity => "perplexity",
         }
     }
 
@@ -41,6 +45,15 @@ impl Metric {
         match self {
             Metric::Accuracy | Metric::MacroF1 => Kind::Classification,
             Metric::F1 | Metric::ExactMatch => Kind::Generation,
+            Metric::Perplexity => Kind::Chat,
+        }
+    }
+
+    /// Whether a value is better than another.
+    pub fn is_better(self, value: f64, than: f64) -> bool {
+        match self {
+            Metric::Accuracy | Metric::MacroF1 | Metric::F1 | Metric::ExactMatch => value > than,
+            Metric::Perplexity => value < than,
         }
     }
 }

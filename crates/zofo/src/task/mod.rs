@@ -39,8 +39,8 @@ pub use dataset::{DataSplit, Dataset, Example};
 pub use definition::{Field, FieldType, Generation, Kind, Task};
 pub use demonstrations::draw_demonstrations;
 pub use encode::{
-    Encoded, EncodedCandidate, EncodedExample, EncodedPrompts, Encoder, ForeignToken, ModelLimits, TruncationReport,
-    check_vocabulary,
+    Cut, Encoded, EncodedCandidate, EncodedExample, EncodedPrompts, Encoder, ForeignToken, ModelLimits,
+    TruncationReport, check_vocabulary,
 };
 pub use error::{TaskError, TemplatePart};
 pub use files::{FileGroup, SplitFiles};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::chat;
 use super::definition::{Field, FieldType, Task};
 
 /// The values of a row that its task declares.
@@ -17,6 +18,18 @@ pub enum Gold {
     Candidates(Vec<usize>),
     /// Texts; at least one. All count when a generated text is judged, the first is trained on.
     Answers(Vec<String>),
+    /// What the assistant says in the conversation that the row is.
+    Conversation,
+}
+
+impl Gold {
+    /// The right answers in words of a row whose answer is written; none of others.
+    pub fn answers(&self) -> &[String] {
+        match self {
+            Self::Answers(answers) => answers,
+            Self::Candidates(_) | Self::Conversation => &[],
+        }
+    }
 }
 
 /// Why a row is refused; who knows its file and line adds them.
@@ -32,15 +45,19 @@ impl Mismatch {
     }
 }
 
-/// The declared fields of a row and what is right for it.
+/// The declared fields of a row and what is right for it; of a conversation, the fields that are part of it.
 pub(super) fn check(row: &Map<String, Value>, task: &Task) -> Result<(Fields, Gold), Mismatch> {
+    let Some(label) = task.label() else {
+        let fields = chat::fields(row).map_err(|error| Mismatch::new(error.expected, error.found))?;
+        return Ok((fields, Gold::Conversation));
+    };
     let mut fields = Fields::new();
     for (name, field) in task.fields() {
         if let Some(value) = read_field(row, name, field)? {
             fields.insert(name.clone(), value.clone());
         }
     }
-    let gold = task.label().read(row, &fields)?;
+    let gold = label.read(row, &fields)?;
     Ok((fields, gold))
 }
 

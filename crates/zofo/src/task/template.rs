@@ -232,7 +232,7 @@ impl Template {
         let mut rendered = self.render(example)?;
         let gold = match &example.gold {
             Gold::Candidates(golds) => golds[0],
-            Gold::Answers(_) => 0,
+            Gold::Answers(_) | Gold::Conversation => 0,
         };
         Ok(rendered.verbalized.swap_remove(gold).trim_matches(is_space).to_owned())
     }
@@ -279,7 +279,7 @@ impl Template {
                 .take(1)
                 .map(|answer| self.answer(ANSWER, example, &with(ANSWER, answer.as_str().into())))
                 .collect(),
-            (Form::Generated, Gold::Candidates(_)) => {
+            (Form::Generated, Gold::Candidates(_) | Gold::Conversation) => {
                 Err(self.failed(ANSWER, example, "the example has no answer in words".to_owned()))
             }
         }

@@ -39,8 +39,12 @@ pub struct Bilevel {
 }
 
 impl Bilevel {
-    /// One outer step. Where p and s have dropout, their gradients, and the losses a, b and of the inner steps that come
-    /// with them, are those under masks from the input's seed; the slope of θ is without.
+    /// One outer step.
+    ///
+    /// Where p and s have dropout, their gradients, and the losses of the inner steps that come with them, are those
+    /// under masks from the input's seed. The slope of θ is without, and so are a, b and c, which can therefore be
+    /// compared. That is the custom: `model.train()` for gradients, and `model.eval()` for the forward passes of MeZO's
+    /// code (`zo_forward` in Malladi et al.'s repository), where masks would only add noise to a difference.
     pub fn step(&mut self, input: &StepInput, batches: &mut impl Batches) -> Result<StepReport, StepError> {
         let mut report = StepReport::default();
         // 1. T times: s ← Opt_s(s, ∇_s F(θ, s; B)), B from D_p.
@@ -57,16 +61,23 @@ impl Bilevel {
         let terms: Vec<_> = drawn.iter().map(|[b_f, b_p]| vec![(of_f, b_f), (of_p, b_p)]).collect();
         let seed = SplitMix64::keyed(input.dropout_seed, "p", 0).next_u64();
         let (ab, gradients) = mean_gradients(&self.backbone, &self.adapter.values, &terms, seed);
-        let (a, b) = (finite("a = F(θ,p;B_f)", ab[0])?, finite("b = F(θ,p;B_p)", ab[1])?);
+        let [mut a, mut b] = [finite("a = F(θ,p;B_f)", ab[0])?, finite("b = F(θ,p;B_p)", ab[1])?];
 
         // 3. g = (G(θ + εz) − G(θ − εz)) / 2ε at (θ_k, p_k, s_{k+1}).
-        let mut c = Vec::new();
+        let mut perturbed = Vec::new();
         let estimates = self.spsa.slopes(&input.directions, |view| {
             let parts = drawn.iter().map(|[b_f, b_p]| self.objective_parts(b_f, b_p));
             let signs = mean_losses(&self.backbone, parts, view);
-            c.extend(signs.iter().map(|abc| abc[2]));
-            signs.iter().map(|abc| self.objective(abc, input.penalty_share)).collect::<Vec<f64>>()
+            let objectives = signs.iter().map(|abc| self.objective(abc, input.penalty_share)).collect::<Vec<f64>>();
+            perturbed.extend(signs);
+            objectives
         });
+
+        let mean = |term: usize| perturbed.iter().map(|abc| abc[term]).sum::<f64>() / perturbed.len() as f64;
+        let c = mean(2);
+        if self.adapter.values.has_dropout() {
+            [a, b] = [mean(0), mean(1)];
+        }
 
         // 4. p ← Opt_p(p, its gradient);  θ ← Opt_θ(θ, g·z).
         self.adapter.step("p", "`outer.adapter_lr`", gradients, input.rates.adapter)?;
@@ -76,9 +87,9 @@ impl Bilevel {
         report.update_time = start.elapsed();
 
         let tokens = |[b_f, b_p]: &[Batch; 2]| [b_f.tokens() + b_p.tokens(), b_f.tokens() + 2 * b_p.tokens()];
-        let [once, perturbed] = drawn.iter().map(tokens).fold([0, 0], |sum, own| [sum[0] + own[0], sum[1] + own[1]]);
-        report.tokens += once + c.len() * perturbed;
-        (report.loss, report.outer) = (a, Some(OuterLosses { a, b, c: c.iter().sum::<f64>() / c.len() as f64 }));
+        let [once, each] = drawn.iter().map(tokens).fold([0, 0], |sum, own| [sum[0] + own[0], sum[1] + own[1]]);
+        report.tokens += once + perturbed.len() * each;
+        (report.loss, report.outer) = (a, Some(OuterLosses { a, b, c }));
         report.updates = updates(estimates, steps);
         Ok(report)
     }

@@ -36,20 +36,6 @@ pub fn loss_gradients(backbone: &Backbone, adapter: &Adapter, terms: &[(f64, &Ba
     differentiate(backbone, &tracked, &blocks, terms)
 }
 
-/// As [`loss_gradients`], with the dropout that the adapter asks for: every batch has masks of its own, all of them from
-/// `seed`. The losses are those under the masks.
-pub fn loss_gradients_with_dropout(
-    backbone: &Backbone,
-    adapter: &Adapter,
-    terms: &[(f64, &Batch)],
-    seed: u64,
-) -> (Vec<f64>, AdapterGradients) {
-    let tracked = adapter.tracked();
-    let masked = |term| tracked.with_dropout(SplitMix64::keyed(seed, "term", term).next_u64());
-    let masked: Vec<Adapter> = (0..terms.len() as u64).map(masked).collect();
-    differentiate(backbone, &tracked, &masked.iter().collect::<Vec<_>>(), terms)
-}
-
 /// The losses of the batches, each with its block, and their weighted sum's gradients with respect to `tracked`, of whose
 /// leaves the blocks are made.
 fn differentiate(
@@ -103,16 +89,20 @@ pub fn mean_losses<'a, P: AsRef<[Part<'a>]>>(
     sum
 }
 
-/// As [`loss_gradients_with_dropout`], the mean over several sets of terms, which take a pass each.
+/// As [`loss_gradients`], the mean over several sets of terms, which take a pass each, with the dropout that the adapter
+/// asks for: every batch has masks of its own, all of them from `seed`. The losses are those under the masks.
 pub fn mean_gradients(
     backbone: &Backbone,
     adapter: &Adapter,
     sets: &[Vec<(f64, &Batch)>],
     seed: u64,
 ) -> (Vec<f64>, AdapterGradients) {
-    mean(sets.iter().enumerate().map(|(set, terms)| {
-        let seed = SplitMix64::keyed(seed, "set", set as u64).next_u64();
-        loss_gradients_with_dropout(backbone, adapter, terms, seed)
+    let mut seeds = (0..).map(|term| SplitMix64::keyed(seed, "term", term).next_u64());
+    mean(sets.iter().map(|terms| {
+        let tracked = adapter.tracked();
+        let masked: Vec<Adapter> =
+            seeds.by_ref().take(terms.len()).map(|seed| tracked.with_dropout(seed)).collect();
+        differentiate(backbone, &tracked, &masked.iter().collect::<Vec<_>>(), terms)
     }))
 }
 

@@ -79,9 +79,14 @@ impl RandomModel {
 
     /// A LoRA block, neither of whose matrices is 0.
     pub fn adapter(&self, seed: u64) -> Adapter {
+        self.adapter_with_dropout(seed, 0.0)
+    }
+
+    /// The same with dropout.
+    pub fn adapter_with_dropout(&self, seed: u64, dropout: f64) -> Adapter {
         let targets = ["q_proj", "v_proj", "down_proj"].map(str::to_owned).to_vec();
         let targets = Some(ModuleNames::List(targets));
-        let config = LoraConfig { rank: 4, alpha: 8.0, targets, ..LoraConfig::default() };
+        let config = LoraConfig { rank: 4, alpha: 8.0, dropout, targets, ..LoraConfig::default() };
         let adapter = Adapter::Lora(Lora::new(config, &self.config, seed, &Device::flex()).unwrap());
         let noise = self.noise_like(&adapter, seed);
         adapter.with_tensors(noise.into_iter().map(|tensor| tensor * 0.1).collect())

@@ -7,9 +7,11 @@ use crate::progress::Messenger;
 use std::num::NonZeroUsize;
 use tokenizers::Tokenizer;
 use zofo::eval::{Normalization, Prediction, Scoring};
+use zofo::hf::ModelFiles;
+use zofo::task::chat::ChatEncoder;
 use zofo::task::metric::{exact_match, token_f1};
 use zofo::task::{
-    DataSplit, Dataset, EncodedExample, Encoder, Example, Generation, Gold, ModelLimits, SplitFiles, Task,
+    DataSplit, Dataset, Encoded, EncodedExample, Encoder, Generation, Kind, ModelLimits, SplitFiles, Task,
     TruncationReport, draw_demonstrations, evaluation_count,
 };
 
@@ -38,15 +40,17 @@ pub enum Input {
         /// Lines of the rows in their file, from 1.
         lines: Vec<usize>,
     },
+    /// How likely is what the assistant says?
+    Conversations(Vec<EncodedExample>),
 }
 
 impl TaskInput {
-    /// Reads what the arguments ask for. `start` stands before a text that begins with an answer.
+    /// Reads what the arguments ask for.
     pub fn read(
         task: Task,
+        model: &ModelFiles,
         tokenizer: &Tokenizer,
         limits: ModelLimits,
-        start: Option<u32>,
         arguments: &Arguments,
         messenger: &Messenger,
     ) -> Result<Self, Error> {
@@ -61,6 +65,13 @@ impl TaskInput {
         let split = arguments.split.into();
         let files = locate(split)?;
         let dataset = read(&files, split)?;
+        let count = evaluation_count(dataset.examples.len(), arguments.limit.map(NonZeroUsize::get));
+        let rows = &dataset.examples[..count];
+        if task.kind() == Kind::Chat {
+            let encoder = ChatEncoder::new(&task, &arguments.template, model, tokenizer, limits)?;
+            let Encoded { examples, truncation } = encoder.encode(rows)?;
+            return Ok(Self { task, input: Input::Conversations(examples), truncation });
+        }
         let mut encoder = Encoder::new(&task, &arguments.template, tokenizer, limits)?;
         if arguments.shots > 0 {
             let train_files = locate(DataSplit::Train)?;
@@ -75,11 +86,11 @@ impl TaskInput {
             encoder =
                 encoder.with_demonstrations(&draw_demonstrations(&train, arguments.shots, arguments.shots_seed)?)?;
         }
-        let count = evaluation_count(dataset.examples.len(), arguments.limit.map(NonZeroUsize::get));
-        let rows = &dataset.examples[..count];
         let (input, truncation) = match task.generation() {
             None => {
                 let encoded = encoder.encode(rows)?;
+                // What stands before a text that begins with an answer.
+                let start = model.eos_token_ids().first().copied();
                 let normalization = Scoring::from(arguments.score).prepare(&encoder, rows, start)?;
                 let texts = match arguments.predictions {
                     Some(_) => rows.iter().map(|row| encoder.answers(row)).collect::<Result<_, _>>()?,
@@ -92,7 +103,7 @@ impl TaskInput {
                 let input = Input::Prompts {
                     prompts: encoded.prompts,
                     generation: generation.clone(),
-                    golds: rows.iter().map(answers).collect(),
+                    golds: rows.iter().map(|row| row.gold.answers().to_vec()).collect(),
                     lines: rows.iter().map(|row| row.line).collect(),
                 };
                 (input, encoded.truncation)
@@ -106,6 +117,7 @@ impl TaskInput {
         match &self.input {
             Input::Choices { examples, .. } => examples.len(),
             Input::Prompts { prompts, .. } => prompts.len(),
+            Input::Conversations(examples) => examples.len(),
         }
     }
 
@@ -142,6 +154,14 @@ impl TaskInput {
                     }
                 })
                 .collect(),
+            (Input::Conversations(examples), Outcome::Conversations(evaluation)) => examples
+                .iter()
+                .zip(&evaluation.examples)
+                .map(|(example, scored)| {
+                    let (nll, tokens) = scored.gold_nll();
+                    Prediction::Conversation { task, line: example.line, tokens, loss: nll / tokens as f64 }
+                })
+                .collect(),
             // An outcome is always of its input's kind.
             _ => Vec::new(),
         }
@@ -152,7 +172,7 @@ impl Input {
     /// The right answers of every row, where answers are written.
     pub fn golds(&self) -> impl Iterator<Item = &[String]> {
         let golds = match self {
-            Self::Choices { .. } => &[][..],
+            Self::Choices { .. } | Self::Conversations(_) => &[][..],
             Self::Prompts { golds, .. } => golds,
         };
         golds.iter().map(Vec::as_slice)
@@ -161,15 +181,8 @@ impl Input {
     /// Tokens of all prompts, where answers are written.
     pub fn prompt_tokens(&self) -> usize {
         match self {
-            Self::Choices { .. } => 0,
+            Self::Choices { .. } | Self::Conversations(_) => 0,
             Self::Prompts { prompts, .. } => prompts.iter().map(Vec::len).sum(),
         }
-    }
-}
-
-fn answers(example: &Example) -> Vec<String> {
-    match &example.gold {
-        Gold::Answers(answers) => answers.clone(),
-        Gold::Candidates(_) => Vec::new(),
     }
 }

@@ -77,12 +77,14 @@ pub fn encode(mut tokenizer: Tokenizer, prompt: &PromptText, vocabulary: usize) 
     Ok(ids)
 }
 
-/// Checks that prompt and new tokens fit. The last new token is not fed, so it needs no place in the context.
+/// Checks that prompt and new tokens fit into the model's context, of which an adapter's virtual tokens take their part.
+/// The last new token is not fed, so it needs no place.
 ///
 /// # Errors
 /// They do not.
-pub fn check_length(prompt: usize, new: usize, context: usize) -> Result<(), Error> {
-    let most = (context + 1).saturating_sub(prompt);
+pub fn check_length(prompt: usize, new: usize, context: usize, virtual_tokens: usize) -> Result<(), Error> {
+    let left = context.saturating_sub(virtual_tokens);
+    let most = (left + 1).saturating_sub(prompt);
     if new <= most {
         return Ok(());
     }
@@ -90,9 +92,13 @@ pub fn check_length(prompt: usize, new: usize, context: usize) -> Result<(), Err
         0 => "shorten the prompt".to_owned(),
         most => format!("shorten the prompt, or ask for at most {most} with --max-new-tokens"),
     };
+    let room = match virtual_tokens {
+        0 => String::new(),
+        taken => format!(", of which the adapter's virtual tokens take {taken} and leave {left}"),
+    };
     Err(Error::Usage(format!(
-        "the prompt has {prompt} tokens, and {new} new ones are asked for, but the model's context is {context} tokens: \
-         {advice}"
+        "the prompt has {prompt} tokens, and {new} new ones are asked for, but the model's context is {context} \
+         tokens{room}: {advice}"
     )))
 }
 
@@ -102,11 +108,17 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_with_a_number_that_does() {
-        let refused = |prompt, new| check_length(prompt, new, 128).unwrap_err().to_string();
-        check_length(128, 1, 128).unwrap();
-        check_length(100, 29, 128).unwrap();
+        let refused = |prompt, new| check_length(prompt, new, 128, 0).unwrap_err().to_string();
+        check_length(128, 1, 128, 0).unwrap();
+        check_length(100, 29, 128, 0).unwrap();
         assert!(refused(100, 30).ends_with("at most 29 with --max-new-tokens"));
         assert!(refused(129, 1).ends_with("context is 128 tokens: shorten the prompt"));
+
+        check_length(100, 24, 128, 5).unwrap();
+        let refused = check_length(100, 25, 128, 5).unwrap_err().to_string();
+        let told = "context is 128 tokens, of which the adapter's virtual tokens take 5 and leave 123: shorten the prompt, or \
+                    ask for at most 24 with --max-new-tokens";
+        assert!(refused.ends_with(told), "{refused}");
     }
 
     #[test]

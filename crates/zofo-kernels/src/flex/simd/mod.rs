@@ -8,6 +8,8 @@ mod norm;
 pub(super) use activation::{activate, activate_backward, gated, gated_backward};
 pub(super) use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 
+use crate::direction::Weight;
+use half::bf16;
 use multiversion::multiversion;
 
 /// Width of the partial sums of a reduction: fixed, so that the order of summation is.
@@ -19,18 +21,24 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     dot_inline(a, b)
 }
 
+/// Σ a·b with b widened.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+pub(super) fn dot_widened(a: &[f32], b: &[bf16]) -> f32 {
+    dot_inline(a, b)
+}
+
 #[inline(always)]
-fn dot_inline(a: &[f32], b: &[f32]) -> f32 {
+fn dot_inline<W: Weight>(a: &[f32], b: &[W]) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (a_blocks, a_rest) = a.as_chunks::<LANES>();
     let (b_blocks, b_rest) = b.as_chunks::<LANES>();
     for (a, b) in a_blocks.iter().zip(b_blocks) {
         for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
+            sums[lane] += a[lane] * b[lane].widen();
         }
     }
     for ((sum, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
-        *sum += a * b;
+        *sum += a * b.widen();
     }
     total(&sums)
 }

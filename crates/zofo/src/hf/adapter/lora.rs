@@ -59,7 +59,7 @@ pub struct LoraPair {
 impl PeftLora {
     /// The modules are those that have tensors. `target_modules` is as in the folder if that is a list that nothing
     /// narrows, and otherwise (a pattern, a choice of layers) the paths of these modules.
-    pub(super) fn from_files(keys: &Keys<'_>, file: &dyn WeightFile) -> Result<Self, HfError> {
+    pub(super) fn from_files(keys: &Keys<'_>, file: &WeightFile) -> Result<Self, HfError> {
         let keys = LoraKeys::read(keys)?;
         let tensors = read_pairs(file)?;
         let all = || tensors.iter().map(|pair| pair.module.clone()).collect();
@@ -143,7 +143,7 @@ fn bad_pattern(path: &Path, key: &str, error: &BadPattern) -> HfError {
 }
 
 /// The pairs in the file, by the order of their modules' names.
-fn read_pairs(file: &dyn WeightFile) -> Result<Vec<LoraPair>, HfError> {
+fn read_pairs(file: &WeightFile) -> Result<Vec<LoraPair>, HfError> {
     let mut halves: BTreeMap<&str, [Option<AdapterMatrix>; 2]> = BTreeMap::new();
     for name in file.names() {
         let module = name.strip_prefix(PREFIX).and_then(|module| {

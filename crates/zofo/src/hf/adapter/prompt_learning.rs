@@ -45,7 +45,7 @@ pub struct PeftPrompt {
 }
 
 impl PeftPrefix {
-    pub(super) fn from_files(keys: &Keys<'_>, file: &dyn WeightFile) -> Result<Self, HfError> {
+    pub(super) fn from_files(keys: &Keys<'_>, file: &WeightFile) -> Result<Self, HfError> {
         // Whether there was a projection changes nothing: see the type. The value has to be one all the same.
         keys.boolean("prefix_projection")?;
         let sizes = Sizes::read(keys)?;
@@ -77,7 +77,7 @@ impl PeftPrefix {
 }
 
 impl PeftPrompt {
-    pub(super) fn from_files(keys: &Keys<'_>, file: &dyn WeightFile) -> Result<Self, HfError> {
+    pub(super) fn from_files(keys: &Keys<'_>, file: &WeightFile) -> Result<Self, HfError> {
         let sizes = Sizes::read(keys)?;
         let expected = format!("by the num_virtual_tokens and token_dim of {CONFIG}");
         Ok(Self {
@@ -134,7 +134,7 @@ impl Sizes {
 }
 
 /// The one tensor of the file, which has to have this shape.
-fn read_embeddings(file: &dyn WeightFile, shape: [usize; 2], why: &str) -> Result<AdapterMatrix, HfError> {
+fn read_embeddings(file: &WeightFile, shape: [usize; 2], why: &str) -> Result<AdapterMatrix, HfError> {
     let names = file.names();
     if let Some(other) = names.iter().find(|name| **name != EMBEDDINGS) {
         return Err(HfError::Unsupported {

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::super::{
     gguf::GgufFile,
-    test_model::{assert_says, message, read_decoder},
+    test_model::{assert_says, message, read_decoder, windows},
 };
 use super::*;
-use crate::model::{DecoderConfig, Rope, RopeScaling};
+use crate::model::{Rope, RopeScaling};
 
 /// What a GGUF file has of the decoder of this class with these keys.
 fn expressed(class: &str, more: &Value) -> Result<Expressible, HfError> {
@@ -26,10 +26,6 @@ fn expressed(class: &str, more: &Value) -> Result<Expressible, HfError> {
 
 fn refused(class: &str, more: &Value) -> String {
     message(expressed(class, more).map(|_| ()))
-}
-
-fn windows(decoder: &DecoderConfig) -> Vec<Option<usize>> {
-    decoder.layers.iter().map(|layer| layer.attention.sliding_window).collect()
 }
 
 #[test]

@@ -86,7 +86,7 @@ mod tests {
     use serde_json::{Value, json};
     use zofo_kernels::Activation;
 
-    use super::super::super::test_model::{assert_refused, changed, read_decoder};
+    use super::super::super::test_model::{assert_refused, changed, read_decoder, windows};
     use super::*;
 
     fn config() -> Value {
@@ -101,10 +101,6 @@ mod tests {
         read_decoder(&changed(&config(), &changes)).unwrap()
     }
 
-    fn windows(changes: Value) -> Vec<Option<usize>> {
-        with(changes).layers.iter().map(|layer| layer.attention.sliding_window).collect()
-    }
-
     #[test]
     fn absent_keys_have_the_defaults_of_transformers() {
         let decoder = with(json!({}));
@@ -114,7 +110,7 @@ mod tests {
         assert_eq!((attention.scale, attention.softcap), (1.0 / 16.0, Some(50.0)));
         assert_eq!(decoder.layers[0].mlp.activation, Activation::GeluTanh);
         assert!(decoder.is_tied());
-        assert_eq!(windows(json!({})), [Some(4096), None, Some(4096)]);
+        assert_eq!(windows(&with(json!({}))), [Some(4096), None, Some(4096)]);
     }
 
     #[test]
@@ -146,9 +142,9 @@ mod tests {
         let activation = |changes| with(changes).layers[0].mlp.activation;
         assert_eq!(activation(json!({ "hidden_act": "silu" })), Activation::GeluTanh);
         assert_eq!(activation(json!({ "hidden_activation": "silu" })), Activation::Silu);
-        assert_eq!(windows(json!({ "sliding_window": 16 })), [Some(16), None, Some(16)]);
+        assert_eq!(windows(&with(json!({ "sliding_window": 16 }))), [Some(16), None, Some(16)]);
         let types = json!({ "layer_types": ["full_attention", "full_attention", "sliding_attention"] });
-        assert_eq!(windows(types), [None, None, Some(4096)]);
+        assert_eq!(windows(&with(types)), [None, None, Some(4096)]);
     }
 
     #[test]

@@ -41,7 +41,7 @@ fn decoder(config: &Keys<'_>) -> Result<DecoderConfig, HfError> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::super::test_model::{assert_refused, changed, read_decoder};
+    use super::super::super::test_model::{assert_refused, changed, read_decoder, windows};
     use crate::model::{Rope, RopeScaling, config::DecoderConfig};
 
     fn config() -> Value {
@@ -54,10 +54,6 @@ mod tests {
 
     fn with(changes: Value) -> DecoderConfig {
         read_decoder(&changed(&config(), &changes)).unwrap()
-    }
-
-    fn windows(changes: Value) -> Vec<Option<usize>> {
-        with(changes).layers.iter().map(|layer| layer.attention.sliding_window).collect()
     }
 
     #[test]
@@ -80,13 +76,13 @@ mod tests {
 
     #[test]
     fn sliding_windows() {
-        assert_eq!(windows(json!({})), [Some(4096); 2]);
-        assert_eq!(windows(json!({ "sliding_window": null })), [None; 2]);
-        assert_eq!(windows(json!({ "sliding_window": 16 })), [Some(16); 2]);
+        assert_eq!(windows(&with(json!({}))), [Some(4096); 2]);
+        assert_eq!(windows(&with(json!({ "sliding_window": null }))), [None; 2]);
+        assert_eq!(windows(&with(json!({ "sliding_window": 16 }))), [Some(16); 2]);
         let stated = json!({ "sliding_window": 16, "layer_types": ["sliding_attention", "sliding_attention"] });
-        assert_eq!(windows(stated), [Some(16); 2]);
+        assert_eq!(windows(&with(stated)), [Some(16); 2]);
         let stated = json!({ "sliding_window": null, "layer_types": ["full_attention", "full_attention"] });
-        assert_eq!(windows(stated), [None; 2]);
+        assert_eq!(windows(&with(stated)), [None; 2]);
     }
 
     #[test]

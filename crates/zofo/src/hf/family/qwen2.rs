@@ -53,7 +53,8 @@ pub(super) fn qwen_windows(config: &Keys<'_>, layers: usize) -> Result<Vec<Optio
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::super::test_model::{assert_refused, changed, read_decoder};
+    use super::super::super::test_model::{assert_refused, changed, read_decoder, windows};
+    use crate::model::DecoderConfig;
 
     fn config() -> Value {
         json!({
@@ -63,9 +64,8 @@ mod tests {
         })
     }
 
-    fn windows(changes: Value) -> Vec<Option<usize>> {
-        let decoder = read_decoder(&changed(&config(), &changes)).unwrap();
-        decoder.layers.iter().map(|layer| layer.attention.sliding_window).collect()
+    fn with(changes: Value) -> DecoderConfig {
+        read_decoder(&changed(&config(), &changes)).unwrap()
     }
 
     #[test]
@@ -80,23 +80,26 @@ mod tests {
 
     #[test]
     fn layers_slide_where_transformers_says() {
-        assert_eq!(windows(json!({})), [None; 3]);
+        assert_eq!(windows(&with(json!({}))), [None; 3]);
         // Without the flag, a window means nothing; without max_window_layers, the first 28 layers do not slide.
-        assert_eq!(windows(json!({ "sliding_window": 16, "max_window_layers": 1 })), [None; 3]);
-        assert_eq!(windows(json!({ "use_sliding_window": true, "sliding_window": 16 })), [None; 3]);
+        assert_eq!(windows(&with(json!({ "sliding_window": 16, "max_window_layers": 1 }))), [None; 3]);
+        assert_eq!(windows(&with(json!({ "use_sliding_window": true, "sliding_window": 16 }))), [None; 3]);
         let from = |first: usize| {
-            windows(json!({ "use_sliding_window": true, "sliding_window": 16, "max_window_layers": first }))
+            windows(&with(json!({ "use_sliding_window": true, "sliding_window": 16, "max_window_layers": first })))
         };
         assert_eq!(from(0), [Some(16); 3]);
         assert_eq!(from(2), [None, None, Some(16)]);
-        assert_eq!(windows(json!({ "use_sliding_window": true, "max_window_layers": 2 })), [None, None, Some(4096)]);
+        assert_eq!(
+            windows(&with(json!({ "use_sliding_window": true, "max_window_layers": 2 }))),
+            [None, None, Some(4096)]
+        );
         let null = json!({ "use_sliding_window": true, "sliding_window": null, "max_window_layers": 0 });
-        assert_eq!(windows(null), [None; 3]);
+        assert_eq!(windows(&with(null)), [None; 3]);
         let types = json!({
             "use_sliding_window": true, "sliding_window": 16, "max_window_layers": 0,
             "layer_types": ["full_attention", "sliding_attention", "full_attention"],
         });
-        assert_eq!(windows(types), [None, Some(16), None]);
+        assert_eq!(windows(&with(types)), [None, Some(16), None]);
     }
 
     #[test]

@@ -43,7 +43,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use memmap2::Mmap;
+use zofo_kernels::MappedFile;
 
 pub(in crate::hf) use architecture::{Architecture, Windows};
 pub use error::{GgufError, GgufProblem};
@@ -58,7 +58,6 @@ pub use tokenizer::{HfTokenizerFiles, tokenizer_metadata};
 pub(in crate::hf) use writer::write_checked_gguf;
 pub use writer::{NewTensor, write_gguf};
 
-use super::mmap::map_file;
 use metadata::Entry;
 use reader::Header;
 
@@ -66,7 +65,7 @@ use reader::Header;
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    map: Mmap,
+    map: MappedFile,
     entries: BTreeMap<String, Entry>,
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
@@ -80,7 +79,7 @@ impl GgufFile {
     /// unsupported type, or contradicts itself.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let error = |problem| GgufError::new(path, problem);
-        let map = map_file(path).map_err(|cause| error(GgufProblem::Open(cause)))?;
+        let map = MappedFile::open(path).map_err(|cause| error(GgufProblem::Open(cause)))?;
         let Header { entries, tensors } = Header::read(&map).map_err(error)?;
         let by_name = tensors.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
         Ok(Self { path: path.to_owned(), map, entries, tensors, by_name })

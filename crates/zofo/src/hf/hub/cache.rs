@@ -155,7 +155,7 @@ impl RepositoryCache {
 /// A repository in the words of the `hf-hub` crate, which knows how its folder and addresses are called.
 pub(super) fn repo(id: &HubId) -> Repo {
     let kind = match id.kind() {
-        RepoKind::Model => RepoType::Model,
+        RepoKind::Model | RepoKind::Adapter => RepoType::Model,
         RepoKind::Dataset => RepoType::Dataset,
     };
     Repo::with_revision(id.repository().to_owned(), kind, id.revision().to_owned())

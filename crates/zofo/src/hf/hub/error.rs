@@ -7,7 +7,7 @@ use super::{
     id::{HubId, RepoKind},
 };
 
-/// Why a model or a data set of the hub is not there.
+/// Why a model, an adapter or a data set of the hub is not there.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
@@ -37,6 +37,7 @@ pub enum HubError {
         id.repository(),
         match id.kind() {
             RepoKind::Model => "neither a file or folder here nor a model",
+            RepoKind::Adapter => "neither a folder here nor an adapter",
             RepoKind::Dataset => "no data set",
         },
         if *with_token { " that your token may see" } else { " that everyone may see; for a private one, set HF_TOKEN" }
@@ -89,6 +90,15 @@ pub enum HubError {
         missing: &'static str,
         /// Its GGUF files, which can be named instead.
         gguf: Vec<String>,
+    },
+
+    /// The repository is not an adapter that can be loaded.
+    #[error("{id}: there is no {missing} in it, so it is no adapter in PEFT's format (is it a model?)")]
+    NoAdapter {
+        /// What was asked for.
+        id: HubId,
+        /// What every adapter has.
+        missing: &'static str,
     },
 
     /// The hub wants to know who asks, or does not let them.

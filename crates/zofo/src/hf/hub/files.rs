@@ -1,9 +1,10 @@
-//! Which files of a repository make a model.
+//! Which files of a repository make a model or an adapter.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::super::adapter;
 use super::id::{is_gguf, is_safe_path};
 
 /// Without it nothing is known of a model.
@@ -58,11 +59,27 @@ impl Weights {
 
 /// Whether the file is wanted besides the weights.
 pub(super) fn is_small_file(name: &str) -> bool {
-    let is_terms = || {
-        let lower = name.to_ascii_lowercase();
-        !name.contains('/') && is_safe_path(name) && TERMS.iter().any(|term| lower.starts_with(term))
-    };
-    SMALL.contains(&name) || is_terms()
+    SMALL.contains(&name) || is_terms(name)
+}
+
+/// Whether the file has terms of use.
+pub(super) fn is_terms(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    !name.contains('/') && is_safe_path(name) && TERMS.iter().any(|term| lower.starts_with(term))
+}
+
+/// The files of an adapter, the configuration first; its weights are those that [`PeftAdapter`] takes.
+///
+/// # Errors
+/// The one that is missing.
+///
+/// [`PeftAdapter`]: crate::hf::PeftAdapter
+pub(super) fn adapter_files(has: impl Fn(&str) -> bool) -> Result<[&'static str; 2], &'static str> {
+    if !has(adapter::CONFIG) {
+        return Err(adapter::CONFIG);
+    }
+    let weights = [adapter::WEIGHTS, adapter::PICKLED_WEIGHTS].into_iter().find(|name| has(name));
+    Ok([adapter::CONFIG, weights.ok_or(adapter::WEIGHTS)?])
 }
 
 /// Whether a name that a repository lists would leave the folder that it is joined to. Blanks and letters of any script
@@ -105,6 +122,16 @@ mod tests {
         assert_eq!(of(&all[..2]), Some(Weights::Index("model.safetensors.index.json")));
         assert_eq!(of(&all[..1]), Some(Weights::Whole("pytorch_model.bin")));
         assert_eq!(of(&["tf_model.h5"]), None);
+    }
+
+    #[test]
+    fn adapters() {
+        let of = |names: &[&str]| adapter_files(|name| names.contains(&name));
+        let [config, new, old] = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
+        assert_eq!(of(&[old, new, config]), Ok([config, new]));
+        assert_eq!(of(&[old, config]), Ok([config, old]));
+        assert_eq!(of(&["config.json", new]), Err(config));
+        assert_eq!(of(&[config, "model.safetensors"]), Err(new));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::{fmt, str::FromStr};
 pub enum RepoKind {
     /// A model.
     Model,
+    /// An adapter in PEFT's format, which the hub keeps among the models.
+    Adapter,
     /// A data set, in the form of Parquet files that the hub makes of every one that it can read.
     Dataset,
 }
@@ -15,7 +17,7 @@ impl RepoKind {
     /// The branch that is meant where no revision is given.
     fn default_revision(self) -> &'static str {
         match self {
-            Self::Model => "main",
+            Self::Model | Self::Adapter => "main",
             Self::Dataset => "refs/convert/parquet",
         }
     }
@@ -25,6 +27,7 @@ impl fmt::Display for RepoKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Model => "model",
+            Self::Adapter => "adapter",
             Self::Dataset => "data set",
         })
     }
@@ -39,7 +42,7 @@ const LONGEST_NAME: usize = 96;
 /// Names are those that the hub gives out (letters, digits, `-`, `_`, `.`), so a path with a leading `/`, `.` or `~`
 /// is never one, and neither is `folder/model.gguf`.
 ///
-/// A text is parsed as a model's name; [`HubId::dataset`] makes that of a data set.
+/// A text is parsed as a model's name; [`HubId::adapter`] and [`HubId::dataset`] make those of other things.
 #[derive(Clone, Debug, PartialEq, Eq)]
 // Boxed, because every error of the hub holds one.
 pub struct HubId(Box<Parts>);
@@ -64,6 +67,18 @@ impl HubId {
     /// # Errors
     /// It is no such name.
     pub fn dataset(text: &str) -> Result<Self, NotAHubId> {
+        Self::whole_repository(RepoKind::Dataset, text)
+    }
+
+    /// The adapter of this name, `org/name[@revision]`.
+    ///
+    /// # Errors
+    /// It is no such name.
+    pub fn adapter(text: &str) -> Result<Self, NotAHubId> {
+        Self::whole_repository(RepoKind::Adapter, text)
+    }
+
+    fn whole_repository(kind: RepoKind, text: &str) -> Result<Self, NotAHubId> {
         let (repository, revision) = split_revision(text);
         let is_id = repository.split_once('/').is_some_and(|(org, name)| is_name(org) && is_name(name))
             && revision.is_none_or(is_safe_path);
@@ -71,7 +86,7 @@ impl HubId {
             return Err(NotAHubId);
         }
         let (repository, revision) = (repository.to_owned(), revision.map(str::to_owned));
-        Ok(Self(Box::new(Parts { kind: RepoKind::Dataset, repository, file: None, revision })))
+        Ok(Self(Box::new(Parts { kind, repository, file: None, revision })))
     }
 
     /// What it names.
@@ -220,6 +235,16 @@ mod tests {
         assert_eq!(HubId::dataset(&pinned.to_string()).unwrap(), pinned);
         for text in ["glue", "org/name/x.gguf", "/org/name", "org/na me", "org/name@", "org/name@../x", ""] {
             assert_eq!(HubId::dataset(text), Err(NotAHubId), "{text}");
+        }
+    }
+
+    #[test]
+    fn adapters() {
+        let id = HubId::adapter("org/name@v1").unwrap();
+        assert_eq!((id.kind(), id.repository(), id.revision()), (RepoKind::Adapter, "org/name", "v1"));
+        assert_eq!(HubId::adapter("org/name").unwrap().revision(), "main");
+        for text in ["name", "org/name/x.gguf", "./name", "runs/demo/adapter", ""] {
+            assert_eq!(HubId::adapter(text), Err(NotAHubId), "{text}");
         }
     }
 

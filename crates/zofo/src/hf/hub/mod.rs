@@ -1,11 +1,11 @@
-//! Models and data sets by their names on the Hugging Face Hub.
+//! Models, adapters and data sets by their names on the Hugging Face Hub.
 //!
 //! [`Hub::fetch`] turns `org/name[@revision]` into a folder, and `org/name/file.gguf[@revision]` into a file, of the
 //! cache that all of Hugging Face's programs share: what `transformers` downloaded is not downloaded again, and the
-//! other way round. [`locate_model`] is what commands call: a path that exists is taken as it is.
+//! other way round. [`locate_model`] and [`locate_adapter`] are what commands call: a path that exists is taken as it is.
 //!
 //! Only what a model needs is fetched: its configuration, tokenizer, chat template, terms of use, and one form of its
-//! weights. A download that ended, or was killed, goes on where it stopped. Every content is checked: the SHA-256 that
+//! weights; of an adapter, its configuration and weights. A download that ended, or was killed, goes on where it stopped. Every content is checked: the SHA-256 that
 //! the hub names a large file by, git's hash of a small one, and the length of both.
 //!
 //! [`Hub::fetch_dataset`] does the same for the splits of a data set, of which the hub keeps Parquet files: they need no
@@ -27,6 +27,7 @@ mod files;
 mod id;
 mod locate;
 mod progress;
+mod retry;
 mod settings;
 mod snapshot;
 mod transfer;
@@ -38,7 +39,7 @@ pub use self::{
     dataset::{DatasetRequest, FetchedDataset},
     error::HubError,
     id::{HubId, NotAHubId, RepoKind},
-    locate::{ModelLocation, is_hub_id, locate_model},
+    locate::{Located, is_hub_id, locate_adapter, locate_model},
     progress::{HubProgress, Watcher},
     settings::{HubSettings, RetryPolicy, Token},
 };
@@ -49,10 +50,10 @@ pub struct Hub {
     settings: HubSettings,
 }
 
-/// A model that is in the cache.
+/// A model or an adapter that is in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// The model folder, or the GGUF file. It is part of the cache and not to be written to.
+    /// The folder of the model or adapter, or the GGUF file. It is part of the cache and not to be written to.
     pub path: PathBuf,
     /// What was asked for, at the commit that it is.
     pub id: HubId,
@@ -69,7 +70,7 @@ impl Hub {
         Self::new(HubSettings::from_env())
     }
 
-    /// Brings a model into the cache, as far as it is not there, and says where it is. For a commit that the cache has,
+    /// Brings a model or an adapter into the cache, as far as it is not there, and says where it is. For a commit that the cache has,
     /// nothing is asked of the hub.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A model at one commit: what of it the cache has, and bringing the rest.
+//! A model or an adapter at one commit: what of it the cache has, and bringing the rest.
 
 use std::fs;
 
@@ -11,12 +11,12 @@ use super::{
     client::Client,
     error::HubError,
     files::{self, CONFIG, Weights},
-    id::{HubId, is_commit},
+    id::{HubId, RepoKind, is_commit},
     progress::Watch,
     transfer,
 };
 
-/// A model, or one GGUF file, at one commit.
+/// A model, one GGUF file, or an adapter, at one commit.
 #[derive(Clone, Copy)]
 pub(super) struct Snapshot<'a> {
     pub(super) cache: &'a RepositoryCache,
@@ -32,21 +32,27 @@ impl Snapshot<'_> {
     pub(super) fn cached(cache: &RepositoryCache, id: &HubId) -> Result<Fetched, String> {
         let commit = cache.commit_of(id).ok_or_else(|| "does not have it".to_owned())?;
         let snapshot = Snapshot { cache, id, commit: &commit };
-        let lacks = match id.file() {
-            Some(file) => cache.file(&commit, file).is_none().then(|| file.to_owned()),
-            None => cache.lacks(&commit),
-        };
-        match lacks {
+        match snapshot.lacks() {
             None => Ok(snapshot.fetched()),
             Some(file) => Err(format!("has no {file} of its commit {commit}")),
         }
     }
 
+    /// The first file that is needed and not in the cache.
+    fn lacks(&self) -> Option<String> {
+        let has = |name: &str| self.cache.file(self.commit, name).is_some();
+        match (self.id.kind(), self.id.file()) {
+            (_, Some(file)) => (!has(file)).then(|| file.to_owned()),
+            (RepoKind::Adapter, None) => files::adapter_files(has).err().map(str::to_owned),
+            (RepoKind::Model | RepoKind::Dataset, None) => self.cache.lacks(self.commit),
+        }
+    }
+
     /// Whether there is nothing left to download.
     pub(super) fn is_complete(&self) -> bool {
-        match self.id.file() {
-            Some(file) => self.cache.file(self.commit, file).is_some(),
-            None => self.cache.is_complete(self.commit),
+        match (self.id.kind(), self.id.file()) {
+            (RepoKind::Model, None) => self.cache.is_complete(self.commit),
+            _ => self.lacks().is_none(),
         }
     }
 
@@ -120,6 +126,12 @@ impl Download<'_> {
                 return Err(HubError::NoFile { id: id.clone(), file: file.to_owned(), available: self.gguf_files() });
             }
             return self.fetch(file, watch);
+        }
+        if id.kind() == RepoKind::Adapter {
+            let missing = |missing| HubError::NoAdapter { id: id.clone(), missing };
+            let files = files::adapter_files(|name| self.has(name)).map_err(missing)?;
+            let terms = self.names.iter().copied().filter(|name| files::is_terms(name));
+            return terms.chain(files).try_for_each(|name| self.fetch(name, watch));
         }
         if !self.has(CONFIG) {
             return Err(self.no_model(CONFIG));

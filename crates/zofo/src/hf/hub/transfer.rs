@@ -16,10 +16,11 @@ use ureq::{
 use super::{
     super::atomic::{FileError, failed_to},
     cache::{RepositoryCache, create_parent},
-    client::{Client, Failure, RemoteFile, retrying},
+    client::{Client, RemoteFile},
     error::HubError,
     id::HubId,
     progress::{HubProgress, Watch},
+    retry::{Failure, retrying},
 };
 
 /// Bytes that are read at a time.

@@ -1,6 +1,6 @@
 use std::{fs, path::Path};
 
-use half::bf16;
+use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
@@ -311,4 +311,30 @@ fn a_backbone_that_fails_leaves_nothing() {
     assert_says(&text, &["cannot replace", "\"README.md\"", "choose another folder"]);
     assert_same(&model, &ModelFiles::open(&dir).unwrap(), WeightDtype::F32);
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_copy_is_kept_as_the_matrices_are() {
+    let narrowed = |which: &dyn Fn(&str, &TestTensor) -> bool, dtype: Dtype| {
+        let mut test = TestModel::new();
+        for (name, tensor) in &mut test.tensors {
+            if which(name, tensor) {
+                let values = tensor.bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value));
+                tensor.bytes = match dtype {
+                    Dtype::BF16 => values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect(),
+                    _ => values.flat_map(|value| f16::from_f32(value).to_le_bytes()).collect(),
+                };
+                tensor.dtype = dtype;
+            }
+        }
+        open(&test).unwrap().usual_dtype().unwrap()
+    };
+    let all = |_: &str, _: &TestTensor| true;
+    let matrices = |_: &str, tensor: &TestTensor| tensor.shape.len() == 2;
+    assert_eq!(narrowed(&|_, _| false, Dtype::BF16), WeightDtype::F32);
+    assert_eq!(narrowed(&all, Dtype::BF16), WeightDtype::Bf16);
+    // Norms in f32 change nothing, one matrix in f32 does.
+    assert_eq!(narrowed(&matrices, Dtype::BF16), WeightDtype::Bf16);
+    assert_eq!(narrowed(&|name, tensor| matrices(name, tensor) && name != EMBEDDING, Dtype::BF16), WeightDtype::F32);
+    assert_eq!(narrowed(&all, Dtype::F16), WeightDtype::F32);
 }

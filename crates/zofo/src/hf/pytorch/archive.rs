@@ -12,8 +12,8 @@ use std::{
 use rawzip::{CompressionMethod, Error, ZipArchive, ZipArchiveEntryWayfinder, ZipSliceArchive};
 
 use super::{
-    super::error::HfError,
-    layout::{Stored, run_pickle, state_dict},
+    super::{error::HfError, weights::Stored},
+    layout::{run_pickle, state_dict},
     pickle::LARGEST_PICKLE,
 };
 

@@ -2,24 +2,11 @@
 
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
-use safetensors::Dtype;
-
 use super::{
-    super::error::HfError,
+    super::{error::HfError, weights::Stored},
     pickle::{Pickle, PickleProblem},
     value::{Storage, Tensor, Value},
 };
-
-/// A tensor of the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
-    /// From the first to the last value, in the file.
-    pub(super) bytes: Range<usize>,
-    /// Values from one index to the next, for each dimension, where the values are not in the order of the indices.
-    strides: Option<Vec<usize>>,
-}
 
 /// Runs the pickle at `bytes[start..]`, which is called `what`.
 pub(super) fn run_pickle<'a>(path: &Path, what: &str, bytes: &'a [u8], start: usize) -> Result<Pickle<'a>, HfError> {
@@ -57,7 +44,7 @@ pub(super) fn state_dict<'a>(
             return Err(unexpected(format!("entry \"{name}\""), "a tensor", value.kind().to_owned()));
         };
         let tensor = &pickle.heap.tensors[tensor];
-        let stored = Stored::new(path, name, tensor, locate(&tensor.storage)?)?;
+        let stored = view(path, name, tensor, locate(&tensor.storage)?)?;
         if tensors.insert(name.to_owned(), stored).is_some() {
             return Err(unexpected(format!("entry \"{name}\""), "every name once", "it a second time".to_owned()));
         }
@@ -65,66 +52,42 @@ pub(super) fn state_dict<'a>(
     Ok(tensors)
 }
 
-impl Stored {
-    /// `name` as `tensor` describes it, with its storage at `bytes` of the file.
-    fn new(path: &Path, name: &str, tensor: &Tensor<'_>, bytes: Range<usize>) -> Result<Self, HfError> {
-        let unexpected = |what: String, expected: String, found: String| HfError::Unexpected {
-            path: path.to_owned(),
-            what: format!("{what} of tensor \"{name}\""),
-            expected,
-            found,
-        };
-        let Storage { key, dtype, len } = tensor.storage;
-        let size = dtype.bitsize() / 8;
-        if len.checked_mul(size) != Some(bytes.len()) {
-            return Err(unexpected(
-                format!("storage \"{key}\""),
-                format!("{len} values of {dtype:?}"),
-                format!("{} bytes (is the file cut short?)", bytes.len()),
-            ));
-        }
-        let Tensor { offset, shape, strides, .. } = tensor;
-        let found = || format!("shape {shape:?} with strides {strides:?} from value {offset} on");
-        let Some(View { count, span }) = View::of(shape, strides) else {
-            return Err(unexpected("view".to_owned(), "a shape that can be".to_owned(), found()));
-        };
-        if offset.checked_add(span).is_none_or(|end| end > len) {
-            return Err(unexpected("view".to_owned(), format!("a part of the {len} values of its storage"), found()));
-        }
-        // One value at many indices, as `expand` makes it, would let a small file ask for any amount of memory.
-        if count > span {
-            return Err(unexpected("view".to_owned(), "a value of its own at every index".to_owned(), found()));
-        }
-        let start = bytes.start + offset * size;
-        Ok(Self {
-            dtype,
-            shape: shape.clone(),
-            bytes: start..start + span * size,
-            strides: (!is_row_major(shape, strides)).then(|| strides.clone()),
-        })
+/// `name` as `tensor` describes it, with its storage at `bytes` of the file.
+fn view(path: &Path, name: &str, tensor: &Tensor<'_>, bytes: Range<usize>) -> Result<Stored, HfError> {
+    let unexpected = |what: String, expected: String, found: String| HfError::Unexpected {
+        path: path.to_owned(),
+        what: format!("{what} of tensor \"{name}\""),
+        expected,
+        found,
+    };
+    let Storage { key, dtype, len } = tensor.storage;
+    let size = dtype.bitsize() / 8;
+    if len.checked_mul(size) != Some(bytes.len()) {
+        return Err(unexpected(
+            format!("storage \"{key}\""),
+            format!("{len} values of {dtype:?}"),
+            format!("{} bytes (is the file cut short?)", bytes.len()),
+        ));
     }
-
-    /// The values in the order of the indices, if those in the `file` are in another.
-    pub(super) fn gathered(&self, file: &[u8]) -> Option<Vec<u8>> {
-        let strides = self.strides.as_ref()?;
-        let size = self.dtype.bitsize() / 8;
-        let stored = &file[self.bytes.clone()];
-        let mut gathered = Vec::with_capacity(size * self.shape.iter().product::<usize>());
-        gather(stored, size, &self.shape, strides, &mut gathered);
-        Some(gathered)
+    let Tensor { offset, shape, strides, .. } = tensor;
+    let found = || format!("shape {shape:?} with strides {strides:?} from value {offset} on");
+    let Some(View { count, span }) = View::of(shape, strides) else {
+        return Err(unexpected("view".to_owned(), "a shape that can be".to_owned(), found()));
+    };
+    if offset.checked_add(span).is_none_or(|end| end > len) {
+        return Err(unexpected("view".to_owned(), format!("a part of the {len} values of its storage"), found()));
     }
-}
-
-/// Appends the values of `size` bytes at all indices of `shape`, the first of which is at the start of `stored`.
-fn gather(stored: &[u8], size: usize, shape: &[usize], strides: &[usize], gathered: &mut Vec<u8>) {
-    match (shape, strides) {
-        ([count, shape @ ..], [stride, strides @ ..]) => {
-            for index in 0..*count {
-                gather(&stored[index * stride * size..], size, shape, strides, gathered);
-            }
-        }
-        _ => gathered.extend_from_slice(&stored[..size]),
+    // One value at many indices, as `expand` makes it, would let a small file ask for any amount of memory.
+    if count > span {
+        return Err(unexpected("view".to_owned(), "a value of its own at every index".to_owned(), found()));
     }
+    let start = bytes.start + offset * size;
+    Ok(Stored {
+        dtype,
+        shape: shape.clone(),
+        bytes: start..start + span * size,
+        strides: (!is_row_major(shape, strides)).then(|| strides.clone()),
+    })
 }
 
 struct View {

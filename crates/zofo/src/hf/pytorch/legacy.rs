@@ -13,8 +13,8 @@ use std::{
 };
 
 use super::{
-    super::error::HfError,
-    layout::{Stored, run_pickle, state_dict},
+    super::{error::HfError, weights::Stored},
+    layout::{run_pickle, state_dict},
     pickle::Pickle,
     value::{Storage, Value},
 };

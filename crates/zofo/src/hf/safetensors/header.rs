@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{super::error::HfError, Stored};
+use super::super::{error::HfError, weights::Stored};
 
 /// Bytes of the number that says how long the header is.
 const LENGTH_BYTES: usize = size_of::<u64>();
@@ -86,7 +86,8 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Stored>
     }
     let place = |(name, info): (String, TensorInfo)| {
         let (start, end) = info.data_offsets;
-        let stored = Stored { dtype: info.dtype, shape: info.shape, bytes: data_start + start..data_start + end };
+        let stored =
+            Stored { dtype: info.dtype, shape: info.shape, bytes: data_start + start..data_start + end, strides: None };
         (name, stored)
     };
     Ok(entries.into_iter().map(place).collect())
@@ -164,8 +165,8 @@ mod tests {
         let tensors = read_bytes(&file(header.as_bytes(), 10)).unwrap();
         let start = 8 + header.len();
         let expected = [
-            ("a", Stored { dtype: Dtype::F32, shape: vec![2, 1], bytes: start..start + 8 }),
-            ("b", Stored { dtype: Dtype::BF16, shape: vec![], bytes: start + 8..start + 10 }),
+            ("a", Stored { dtype: Dtype::F32, shape: vec![2, 1], bytes: start..start + 8, strides: None }),
+            ("b", Stored { dtype: Dtype::BF16, shape: vec![], bytes: start + 8..start + 10, strides: None }),
         ];
         assert_eq!(tensors, expected.map(|(name, stored)| (name.to_owned(), stored)).into());
         assert!(read_bytes(&file(b"{}", 0)).unwrap().is_empty());

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    super::{error::HfError, pytorch::PytorchFile, safetensors::SafetensorsFile},
+    super::{error::HfError, pytorch, safetensors},
     WeightFile,
     index::read_index,
 };
@@ -14,29 +14,21 @@ struct Format {
     single: &'static str,
     /// The list of several.
     index: &'static str,
-    open: fn(&Path) -> Result<Box<dyn WeightFile>, HfError>,
+    open: fn(&Path) -> Result<WeightFile, HfError>,
 }
 
 /// The first that a folder has is read. Folders with both hold the same weights twice, and what transformers writes
 /// today is the former.
 const FORMATS: [Format; 2] = [
-    Format {
-        single: "model.safetensors",
-        index: "model.safetensors.index.json",
-        open: |path| Ok(Box::new(SafetensorsFile::open(path)?)),
-    },
-    Format {
-        single: "pytorch_model.bin",
-        index: "pytorch_model.bin.index.json",
-        open: |path| Ok(Box::new(PytorchFile::open(path)?)),
-    },
+    Format { single: "model.safetensors", index: "model.safetensors.index.json", open: safetensors::open },
+    Format { single: "pytorch_model.bin", index: "pytorch_model.bin.index.json", open: pytorch::open },
 ];
 
 /// Every tensor of a model folder.
 #[derive(Debug)]
 pub(crate) struct ShardedWeights {
     /// By name, without the folder.
-    files: BTreeMap<String, Box<dyn WeightFile>>,
+    files: BTreeMap<String, WeightFile>,
     /// The name of the file that has the tensor.
     file_of: BTreeMap<String, String>,
 }
@@ -104,8 +96,8 @@ impl ShardedWeights {
     }
 
     /// The file that has the tensor `name`, and the tensor's shape.
-    pub(crate) fn find(&self, name: &str) -> Option<(&dyn WeightFile, &[usize])> {
-        let file = self.files.get(self.file_of.get(name)?)?.as_ref();
+    pub(crate) fn find(&self, name: &str) -> Option<(&WeightFile, &[usize])> {
+        let file = self.files.get(self.file_of.get(name)?)?;
         Some((file, file.shape(name)?))
     }
 }

@@ -18,6 +18,17 @@ choices! {
     pub enum Compute {
         /// 32-bit floats.
         F32 = "f32",
+        /// bfloat16 factors, added up in 32-bit floats.
+        Bf16 = "bf16",
+    }
+}
+
+impl From<Compute> for zofo_kernels::Compute {
+    fn from(compute: Compute) -> Self {
+        match compute {
+            Compute::F32 => Self::F32,
+            Compute::Bf16 => Self::Bf16,
+        }
     }
 }
 
@@ -137,7 +148,7 @@ choices! {
 choices! {
     /// Which step's weights are saved.
     pub enum Keep {
-        /// The step with the best validation accuracy.
+        /// The step that the task's measure finds the best on the validation part; of equal ones that with the lowest loss.
         Best = "best",
         /// The last step.
         Last = "last",
@@ -208,14 +219,12 @@ pub struct ModelConfig {
     pub path: PathBuf,
     /// Storage of the weights. Default: f32.
     pub dtype: WeightDtype,
-    /// Precision of matrix products. Default, and all there is yet: f32.
+    /// Precision of matrix products with the weights; all else is f32. Default: f32.
     pub compute: Compute,
 }
 
 impl ModelConfig {
     pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
-        let unsupported =
-            |word: &str| (word == "bf16").then(|| "yet: use \"f32\", also with model.dtype = \"bf16\"".to_owned());
         Ok(Self {
             path: reader.require(
                 "model.path",
@@ -223,7 +232,7 @@ impl ModelConfig {
                 "give a Hugging Face model folder, a .gguf file, or a model of the hub as org/name",
             )?,
             dtype: reader.choice("model.dtype")?.unwrap_or(WeightDtype::F32),
-            compute: reader.choice_or("model.compute", unsupported)?.unwrap_or(Compute::F32),
+            compute: reader.choice("model.compute")?.unwrap_or(Compute::F32),
         })
     }
 }

@@ -15,7 +15,7 @@ const FULL: &str = r#"
 [model]
 path = "/models/m.gguf"
 dtype = "bf16"
-compute = "f32"
+compute = "bf16"
 [data]
 task = "copa"
 dir = "d"
@@ -267,7 +267,7 @@ fn every_key_of_the_file_is_obeyed() {
     let defaults = parse(MINIMAL, &[]).unwrap();
     let table = |config: &Config| toml::Table::try_from(config).unwrap();
     let (config, defaults) = (table(&config), table(&defaults));
-    let fixed = ["model.compute", "method.name", "peft.kind", "run.device", "run.output", "data.dir"];
+    let fixed = ["method.name", "peft.kind", "run.device", "run.output", "data.dir"];
     for key in KEYS {
         let (section, name) = key.parts();
         let same = config[section].get(name) == defaults[section].get(name);
@@ -465,7 +465,7 @@ fn unknown_words_list_the_valid_ones() {
         ("run.keep", "\"best\", \"last\""),
         ("run.lr_schedule", "\"constant\", \"linear\", \"cosine\""),
         ("run.device", "\"cpu\""),
-        ("model.compute", "\"f32\""),
+        ("model.compute", "\"f32\", \"bf16\""),
     ] {
         let message = overlay_error(&format!("{key}=1"));
         assert!(message.contains(&format!("must be one of {valid}, found \"1\"")), "{message}");
@@ -499,10 +499,6 @@ fn virtual_tokens_begin_as_their_kind_allows() {
 
 #[test]
 fn what_this_build_lacks_is_said() {
-    assert_eq!(
-        overlay_error("model.compute=bf16"),
-        "--set model.compute=bf16: `model.compute` = \"bf16\" is not supported yet: use \"f32\", also with model.dtype = \"bf16\""
-    );
     for device in ["cuda", "cuda:1", "vulkan", "metal", "rocm:0"] {
         let message = overlay_error(&format!("run.device={device}"));
         assert!(message.ends_with("is not supported by this build, which supports: cpu"), "{message}");
@@ -573,6 +569,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
     }
     let fixed = [
         "model.dtype=f32",
+        "model.compute=f32",
         "data.task=sst2",
         "data.dir=e",
         "data.train=u.csv",
@@ -667,7 +664,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
     let minutes = |minutes| parse(MINIMAL, &["method.name=two-stage", minutes]).unwrap().fingerprint().unwrap();
     assert_ne!(minutes("method.first_stage_minutes=1"), minutes("method.first_stage_minutes=2"));
     // Together the lists, and what is tried apart, are all keys but those that have one value only.
-    let apart = ["peft.init", "outer.rank", "model.compute", "method.name", "run.device", "method.first_stage_minutes"];
+    let apart = ["peft.init", "outer.rank", "method.name", "run.device", "method.first_stage_minutes"];
     let of_methods = of_methods.map(|(_, overlay)| overlay);
     let tried = free.into_iter().chain(fixed).chain(of_prefix).chain(of_methods).chain(apart);
     let tried: BTreeSet<&str> = tried.filter_map(|overlay| overlay.split('=').next()).collect();

@@ -1,18 +1,18 @@
 //! Evaluation in the course of training: which step is the best, and how noisy the slope is.
 
 use super::Session;
-use crate::eval::evaluate;
 use crate::model::Part;
 use crate::peft::Adapter;
 use crate::run::checkpoint::Best;
 use crate::run::config::KeepAdapter;
 use crate::run::error::{Place, RunError};
 use crate::run::inputs::RunBatches;
+use crate::run::judge::Judged;
 use crate::run::progress::{EvaluationRecord, Observer, Score};
 use crate::run::snapshot::{self, SnapshotKind};
 use crate::task::SplitMix64;
 use crate::train::loss::losses;
-use crate::train::{Batches, Method, finite};
+use crate::train::{Batches, Method};
 use crate::zo::Perturbation;
 use crate::zo::estimator::{loss_noise, noise_floor};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,7 +91,7 @@ impl Session<'_> {
             step: self.step,
             journal_records: self.journal.records(),
             snapshot,
-            accuracy: score.accuracy,
+            value: score.value,
             loss: score.loss,
         })
     }
@@ -103,16 +103,9 @@ impl Session<'_> {
         adapter: Option<&Adapter>,
         observer: &mut dyn Observer,
     ) -> Result<Score, RunError> {
-        let examples = &self.inputs.validation;
-        let progress = |done| observer.evaluating(what, done, examples.len());
-        let evaluation = evaluate(self.method.backbone(), adapter, examples, progress);
-        let loss = finite(loss, evaluation.loss()).map_err(|source| RunError::Diverged {
-            place: Place::Validation(self.step),
-            output: self.folder.path().to_owned(),
-            source,
-            results: None,
-        })?;
-        Ok(Score { accuracy: evaluation.accuracy(), loss })
+        let judged = Judged { what, loss, place: Place::Validation(self.step), output: self.folder.path() };
+        let (judge, examples) = (&self.inputs.judge, &self.inputs.validation);
+        judge.score(self.method.backbone(), adapter, examples, judged, observer)
     }
 
     /// δ of F(θ, p; B) on the first batch of estimates of the run, always the same one, if the method estimates slopes.

@@ -1,7 +1,6 @@
 //! The state of a run at its start: fresh, or as its last checkpoint has it.
 
 use super::Session;
-use crate::model::Backbone;
 use crate::peft::Adapter;
 use crate::run::checkpoint::{self, Blocks, Stage, State};
 use crate::run::config::Config;
@@ -33,7 +32,7 @@ impl<'a> Session<'a> {
         interrupted: &AtomicBool,
     ) -> Result<Option<Self>, RunError> {
         let device = Device::flex();
-        let backbone = Backbone::load(&inputs.files, config.model.dtype, &device)?;
+        let backbone = inputs.backbone(config)?;
         let fingerprint = config.fingerprint()?;
         let header = replay::header(&backbone, config);
         let space = method::space(config, &backbone)?;

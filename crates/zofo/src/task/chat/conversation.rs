@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::hf::Message;
-use crate::task::row::describe;
+use crate::task::row::{Fields, describe};
 
 /// A row that is no conversation to train on.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -39,6 +39,41 @@ const ROLES: [(&str, &str); 9] = [
     ("bot", ASSISTANT),
 ];
 
+/// How a row tells a conversation.
+#[derive(Clone, Copy)]
+enum Form {
+    Messages,
+    ShareGpt,
+    Alpaca,
+}
+
+impl Form {
+    /// The form of a row that has some fields.
+    fn of(has: impl Fn(&str) -> bool) -> Option<Self> {
+        if has("messages") {
+            Some(Self::Messages)
+        } else if has("conversations") {
+            Some(Self::ShareGpt)
+        } else if has("instruction") && has("output") {
+            Some(Self::Alpaca)
+        } else {
+            None
+        }
+    }
+
+    /// The fields that are part of the conversation.
+    fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Messages => &["messages"],
+            Self::ShareGpt => &["conversations", SYSTEM],
+            Self::Alpaca => &["instruction", "input", "output", SYSTEM],
+        }
+    }
+}
+
+/// The fields of a row, by name.
+type Get<'g, 'r> = &'g dyn Fn(&str) -> Option<&'r Value>;
+
 /// The conversation of a row, in one of these forms:
 ///
 /// - `messages`: a list of `{"role": …, "content": …}`, the content a text or a list of `{"type": "text", "text": …}`;
@@ -51,20 +86,40 @@ const ROLES: [(&str, &str); 9] = [
 ///
 /// # Errors
 /// None of these fields; something that is not a text; a role that is not one of system, user and assistant, or a name
-/// for them; a system message that is not the first; no answer, or one without text.
+/// for them; a system message that is not the first; no answer, one without text, or one as the first turn.
 pub fn messages(row: &Map<String, Value>) -> Result<Vec<Message>, ConversationError> {
-    let mut messages = if let Some(list) = row.get("messages") {
-        turns(list, "messages")?
-    } else if let Some(list) = row.get("conversations") {
-        with_system(row, turns(list, "conversations")?)?
-    } else if row.contains_key("instruction") && row.contains_key("output") {
-        with_system(row, alpaca(row)?)?
-    } else {
-        let names: Vec<&str> = row.keys().map(String::as_str).collect();
-        return Err(ConversationError::new(
+    read(form_of(row.keys())?, &|name| row.get(name))
+}
+
+/// The fields of a row that are part of its conversation, after a check that there is one: see [`messages`].
+pub(in crate::task) fn fields(row: &Map<String, Value>) -> Result<Fields, ConversationError> {
+    let form = form_of(row.keys())?;
+    read(form, &|name| row.get(name))?;
+    let field = |name: &&str| Some(((*name).to_owned(), row.get(*name).filter(|value| !value.is_null())?.clone()));
+    Ok(form.fields().iter().filter_map(field).collect())
+}
+
+/// The conversation that [`fields`] kept.
+pub(in crate::task) fn messages_of(fields: &Fields) -> Result<Vec<Message>, ConversationError> {
+    read(form_of(fields.keys())?, &|name| fields.get(name))
+}
+
+fn form_of<'n>(names: impl Iterator<Item = &'n String>) -> Result<Form, ConversationError> {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    Form::of(|name| names.contains(&name)).ok_or_else(|| {
+        ConversationError::new(
             "`messages`, `conversations`, or `instruction` and `output`",
             if names.is_empty() { "no fields".to_owned() } else { format!("only the fields {}", names.join(", ")) },
-        ));
+        )
+    })
+}
+
+fn read(form: Form, get: Get) -> Result<Vec<Message>, ConversationError> {
+    let list = |field: &'static str| turns(get(field).unwrap_or(&Value::Null), field);
+    let mut messages = match form {
+        Form::Messages => list("messages")?,
+        Form::ShareGpt => with_system(get, list("conversations")?)?,
+        Form::Alpaca => with_system(get, alpaca(get)?)?,
     };
     let last = messages.iter().rposition(|message| message.role == ASSISTANT);
     let last = last.ok_or_else(|| ConversationError::new("an answer of the assistant", "none"))?;
@@ -76,6 +131,9 @@ pub fn messages(row: &Map<String, Value>) -> Result<Vec<Message>, ConversationEr
         if message.role == ASSISTANT && message.content.trim().is_empty() {
             return Err(ConversationError::new("an answer with text", format!("an empty one as turn {index}")));
         }
+    }
+    if messages.first().is_some_and(|message| message.role == ASSISTANT) {
+        return Err(ConversationError::new("someone to speak before the assistant", "an answer as turn 0"));
     }
     Ok(messages)
 }
@@ -128,8 +186,8 @@ fn content(value: &Value) -> Option<String> {
     }
 }
 
-fn alpaca(row: &Map<String, Value>) -> Result<Vec<Message>, ConversationError> {
-    let text = |name: &str| match row.get(name) {
+fn alpaca(get: Get) -> Result<Vec<Message>, ConversationError> {
+    let text = |name: &str| match get(name) {
         Some(Value::String(text)) => Ok(text.as_str()),
         None | Some(Value::Null) if name == "input" => Ok(""),
         other => {
@@ -143,8 +201,8 @@ fn alpaca(row: &Map<String, Value>) -> Result<Vec<Message>, ConversationError> {
 }
 
 /// The messages, after that of the field `system` if it has text.
-fn with_system(row: &Map<String, Value>, mut messages: Vec<Message>) -> Result<Vec<Message>, ConversationError> {
-    match row.get(SYSTEM) {
+fn with_system(get: Get, mut messages: Vec<Message>) -> Result<Vec<Message>, ConversationError> {
+    match get(SYSTEM) {
         None | Some(Value::Null) => {}
         Some(Value::String(text)) if text.trim().is_empty() => {}
         Some(Value::String(text)) => messages.insert(0, message(SYSTEM, text)),

@@ -26,7 +26,8 @@ pub enum SpanError<E> {
     Render(E),
     /// The conversation up to a turn is not how the whole begins, so that where the turn lies is not known.
     #[error(
-        "the chat template writes turn {turn} in another way when the conversation goes on: train on the last answer only"
+        "the chat template writes turn {turn} in another way when the conversation goes on: let only the last answer count \
+         (template \"last\")"
     )]
     Rewritten {
         /// The turn, from 0.
@@ -62,9 +63,10 @@ impl ChatText {
     /// Renders a conversation that ends with an answer. `render` is the chat template: messages, and whether the
     /// assistant's turn is to be opened behind them ([`ChatTemplate::render`]).
     ///
-    /// An answer begins where the conversation before it, with the assistant's turn opened, ends, and ends with the
-    /// conversation up to it. Of what follows the assistant's words, the marker that ends the turn belongs to it, and
-    /// white space behind that marker does not: a model that wrote the marker is not asked for more.
+    /// An answer begins where the conversation before it, with the assistant's turn opened, ends. Of what the template
+    /// then writes behind the assistant's words, the marker that ends the turn (what follows up to the next white space)
+    /// belongs to the answer, and no more: a model that wrote the marker is not asked for more. Without a marker, all of
+    /// it does.
     ///
     /// [`ChatTemplate::render`]: crate::hf::ChatTemplate::render
     ///
@@ -83,18 +85,22 @@ impl ChatText {
         let text = render(messages, false).map_err(SpanError::Render)?;
         let mut answers = Vec::with_capacity(wanted.len());
         for turn in wanted {
-            let mut end_of = |count: usize, opens: bool| {
-                let start = render(&messages[..count], opens).map_err(SpanError::Render)?;
-                if text.starts_with(&start) { Ok(start.len()) } else { Err(SpanError::Rewritten { turn }) }
+            let before = render(&messages[..turn], true).map_err(SpanError::Render)?;
+            let up_to = render(&messages[..=turn], false).map_err(SpanError::Render)?;
+            // Some templates end every conversation with a token of its own, so that one that goes on lacks it.
+            let end = common_start(&text, &up_to);
+            let rewritten = SpanError::Rewritten { turn };
+            let Some(said) = text.get(before.len()..end).filter(|_| text.starts_with(&before)) else {
+                return Err(rewritten);
             };
-            let start = end_of(turn, true)?;
-            let end = end_of(turn + 1, false)?;
             let words = messages[turn].content.trim();
-            let said = text.get(start..end).ok_or(SpanError::Rewritten { turn })?;
-            let words_end = said.find(words).ok_or(SpanError::Hidden { turn })? + words.len();
-            let marker = said[words_end..].trim_end();
-            let end = if marker.is_empty() { end } else { start + words_end + marker.len() };
-            answers.push(start..end);
+            let Some(place) = said.find(words) else {
+                return Err(if end == up_to.len() { SpanError::Hidden { turn } } else { rewritten });
+            };
+            let behind = &said[place + words.len()..];
+            let marker = behind.trim_start();
+            let rest = &marker[marker.find(char::is_whitespace).unwrap_or(marker.len())..];
+            answers.push(before.len()..if marker.is_empty() { end } else { end - rest.len() });
         }
         Ok(Self { text, answers })
     }
@@ -108,18 +114,38 @@ impl ChatText {
     /// # Errors
     /// The tokenizer fails, or an answer has no token.
     pub fn encode<E>(&self, tokenizer: &Tokenizer) -> Result<EncodedChat, SpanError<E>> {
-        let encoding =
-            tokenizer.encode(self.text.as_str(), false).map_err(|error| SpanError::Tokenize(error.to_string()))?;
+        self.encode_with(tokenizer, None)
+    }
+
+    /// As [`encode`](Self::encode) of a text that a model reads as any other: with the special tokens that the tokenizer
+    /// adds, of which `trailing` are behind the text and dropped.
+    pub(super) fn encode_plain<E>(&self, tokenizer: &Tokenizer, trailing: usize) -> Result<EncodedChat, SpanError<E>> {
+        self.encode_with(tokenizer, Some(trailing))
+    }
+
+    fn encode_with<E>(&self, tokenizer: &Tokenizer, trailing: Option<usize>) -> Result<EncodedChat, SpanError<E>> {
+        let encoding = tokenizer
+            .encode(self.text.as_str(), trailing.is_some())
+            .map_err(|error| SpanError::Tokenize(error.to_string()))?;
+        let tokens = encoding.get_ids().len().saturating_sub(trailing.unwrap_or_default());
         // Some tokenizers leave blanks out of a token's start; its end is always where the next one begins, or before.
-        let ends: Vec<usize> = encoding.get_offsets().iter().map(|offsets| offsets.1).collect();
+        // What the tokenizer adds before the text ends at 0.
+        let ends: Vec<usize> = encoding.get_offsets()[..tokens].iter().map(|offsets| offsets.1).collect();
         let span = |(answer, bytes): (usize, &Range<usize>)| {
             let start = ends.partition_point(|&end| end <= bytes.start);
             let end = ends.partition_point(|&end| end <= bytes.end);
             if start < end { Ok(start..end) } else { Err(SpanError::NoToken { answer }) }
         };
         let answers = self.answers.iter().enumerate().map(span).collect::<Result<_, _>>()?;
-        Ok(EncodedChat { ids: encoding.get_ids().to_vec(), answers })
+        Ok(EncodedChat { ids: encoding.get_ids()[..tokens].to_vec(), answers })
     }
+}
+
+/// The number of bytes that two texts begin with alike, up to the end of a character.
+fn common_start(one: &str, other: &str) -> usize {
+    let pairs = one.char_indices().zip(other.chars());
+    let differs = pairs.into_iter().find(|((_, left), right)| left != right).map(|((place, _), _)| place);
+    differs.unwrap_or(one.len().min(other.len()))
 }
 
 /// A conversation as tokens.
@@ -132,10 +158,16 @@ pub struct EncodedChat {
 }
 
 impl EncodedChat {
-    /// Each answer with all that was said before it, which is what a model sees when it gives the answer.
-    pub fn candidates(&self) -> impl Iterator<Item = EncodedCandidate> {
-        self.answers
-            .iter()
-            .map(|answer| EncodedCandidate { ids: self.ids[..answer.end].to_vec(), answer_len: answer.len() })
+    /// One sequence in which all answers count, cut behind the last of them, and at `limit` tokens. `None` if nothing of
+    /// an answer is left. The first token of all cannot count, since nothing predicts it.
+    pub fn into_candidate(self, limit: usize) -> Option<EncodedCandidate> {
+        let cut = |answer: Range<usize>| answer.start.max(1)..answer.end.min(limit);
+        let answers: Vec<_> = self.answers.into_iter().map(cut).filter(|answer| !answer.is_empty()).collect();
+        let (first, last) = (answers.first()?.start, answers.last()?.end);
+        let mut ids = self.ids;
+        ids.truncate(last);
+        let gaps = answers.windows(2).map(|pair| pair[0].end..pair[1].start);
+        let between = gaps.filter(|gap| !gap.is_empty()).collect();
+        Some(EncodedCandidate { ids, answer_len: last - first, between })
     }
 }

@@ -74,6 +74,10 @@ fn rows_that_are_no_conversations() {
         (of(vec![message("user", json!("x"))]), "expected an answer of the assistant, found none"),
         (of(vec![message("assistant", json!(" "))]), "expected an answer with text, found an empty one as turn 0"),
         (
+            of(vec![message("assistant", json!("x"))]),
+            "expected someone to speak before the assistant, found an answer as turn 0",
+        ),
+        (
             of(vec![message("user", json!("x")), message("system", json!("y")), message("assistant", json!("z"))]),
             "expected a system message to be the first, found one as turn 1",
         ),
@@ -110,6 +114,19 @@ fn answers_are_found_with_what_ends_them() {
     assert_eq!(said(chatml, AnswerTurns::All), ["yes? no<|im_end|>", "a\nb <|im_end|>"]);
     assert_eq!(said(chatml, AnswerTurns::Last), ["a\nb <|im_end|>"]);
     assert_eq!(said(plain, AnswerTurns::All), [" yes? no\n", " a\nb\n"]);
+}
+
+/// As Phi-3's: a conversation that does not go on ends with a token of its own.
+fn closing(messages: &[Message], opens: bool) -> Result<String, Infallible> {
+    let turn = |message: &Message| format!("<|{}|>\n{}<|end|>\n", message.role, message.content);
+    Ok(messages.iter().map(turn).collect::<String>() + if opens { "<|assistant|>\n" } else { "<|endoftext|>" })
+}
+
+#[test]
+fn what_ends_a_conversation_ends_no_turn() {
+    let chat = ChatText::render(&conversation(&TALK), AnswerTurns::All, closing).unwrap();
+    let said: Vec<&str> = chat.answers.iter().map(|bytes| &chat.text[bytes.clone()]).collect();
+    assert_eq!(said, ["yes? no<|end|>", "a\nb <|end|>"]);
 }
 
 #[test]
@@ -152,8 +169,19 @@ proptest! {
             let decoded = tokenizer.decode(&encoded.ids[tokens.clone()], false).unwrap();
             prop_assert_eq!(decoded, format!("{text}<|im_end|>"));
         }
-        let last = encoded.candidates().last().unwrap();
-        prop_assert_eq!(last.answer_len, encoded.answers[said.len() - 1].len());
-        prop_assert_eq!(&last.ids[..], &encoded.ids[..last.ids.len()]);
+        let counted: Vec<usize> = encoded.answers.iter().cloned().flatten().collect();
+        let whole = encoded.clone().into_candidate(usize::MAX).unwrap();
+        prop_assert_eq!(&whole.ids[..], &encoded.ids[..encoded.answers[said.len() - 1].end]);
+        prop_assert_eq!(whole.counted().collect::<Vec<_>>(), counted.clone());
+        for limit in [encoded.answers[0].start, encoded.answers[0].start + 1, whole.ids.len() - 1] {
+            let left: Vec<usize> = counted.iter().copied().filter(|&position| position < limit).collect();
+            match encoded.clone().into_candidate(limit) {
+                Some(cut) => {
+                    prop_assert_eq!(cut.ids.len(), left.last().unwrap() + 1);
+                    prop_assert_eq!(cut.counted().collect::<Vec<_>>(), left);
+                }
+                None => prop_assert!(left.is_empty()),
+            }
+        }
     }
 }

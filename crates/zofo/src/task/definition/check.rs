@@ -28,7 +28,15 @@ pub(super) fn fields(fields: &BTreeMap<String, Field>) -> Result<(), String> {
 
 /// What sections may stand together.
 pub(super) fn kind(file: &TaskFile) -> Result<(), String> {
-    let label = &file.label;
+    if file.kind == Kind::Chat {
+        return chat(file);
+    }
+    let Some(label) = &file.label else {
+        return Err("expected a section [label], which says what is right for a row".to_owned());
+    };
+    if file.fields.is_empty() {
+        return Err("expected a section [fields], which says what a row has".to_owned());
+    }
     if label.field.is_empty() == label.value.is_none() {
         return Err("[label]: expected one of `field` and `value`".to_owned());
     }
@@ -52,6 +60,25 @@ pub(super) fn kind(file: &TaskFile) -> Result<(), String> {
     Ok(())
 }
 
+/// Conversations have forms of their own, and models the templates for them.
+fn chat(file: &TaskFile) -> Result<(), String> {
+    let sections = [
+        ("[fields]", !file.fields.is_empty()),
+        ("[label]", file.label.is_some()),
+        ("[template]", !file.template.is_empty()),
+        ("[generation]", file.generation.is_some()),
+        ("candidates", file.candidates.is_some()),
+        ("candidate", file.candidate.is_some()),
+        ("answer", file.answer.is_some()),
+    ];
+    match sections.iter().find(|(_, is_there)| *is_there) {
+        Some((name, _)) => Err(format!(
+            "{name} is not for kind = \"chat\": rows are conversations, and the model's chat template makes texts of them"
+        )),
+        None => Ok(()),
+    }
+}
+
 /// The number that all templates have; `None` if it is not theirs but the rows'.
 pub(super) fn candidate_count(templates: &BTreeMap<TemplateName, Template>) -> Result<Option<usize>, String> {
     let mut counts = templates.values().map(Template::candidate_count);
@@ -72,6 +99,7 @@ pub(super) fn metric(metric: Option<Metric>, kind: Kind, candidates: Option<usiz
     match (metric, kind) {
         (None, Kind::Classification) => Ok(Metric::Accuracy),
         (None, Kind::Generation) => Ok(Metric::F1),
+        (None, Kind::Chat) => Ok(Metric::Perplexity),
         (Some(metric), kind) if metric.kind() != kind => {
             Err(format!("metric = \"{metric}\" is for kind = \"{}\", but this task's is \"{kind}\"", metric.kind()))
         }
@@ -83,7 +111,10 @@ pub(super) fn metric(metric: Option<Metric>, kind: Kind, candidates: Option<usiz
 }
 
 /// Names of the classes, after a check that the label section has as many of everything as there are candidates.
-pub(super) fn classes(label: &LabelSource, candidates: Option<usize>) -> Result<Vec<String>, String> {
+pub(super) fn classes(label: Option<&LabelSource>, candidates: Option<usize>) -> Result<Vec<String>, String> {
+    let Some(label) = label else {
+        return Ok(Vec::new());
+    };
     let counted = |what: &str, found: usize| match candidates {
         Some(candidates) if found != candidates => {
             Err(format!("[label]: `{what}` has {found} entries, but there are {candidates} candidates"))
@@ -119,8 +150,11 @@ pub(super) fn classes(label: &LabelSource, candidates: Option<usize>) -> Result<
 }
 
 /// The template that computes labels, if there is one.
-pub(super) fn label_value(label: &LabelSource, fields: &BTreeMap<String, Field>) -> Result<Option<Engine>, String> {
-    let Some(source) = &label.value else {
+pub(super) fn label_value(
+    label: Option<&LabelSource>,
+    fields: &BTreeMap<String, Field>,
+) -> Result<Option<Engine>, String> {
+    let Some(source) = label.and_then(|label| label.value.as_ref()) else {
         return Ok(None);
     };
     let known = fields.keys().map(String::as_str).collect();

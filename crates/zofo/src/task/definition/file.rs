@@ -26,8 +26,10 @@ pub(in crate::task) struct TaskFile {
     pub(super) answer: Option<String>,
     pub(super) source: Option<Source>,
     pub(super) generation: Option<Generation>,
+    #[serde(default)]
     pub(super) fields: BTreeMap<String, Field>,
-    pub(super) label: LabelSource,
+    pub(super) label: Option<LabelSource>,
+    #[serde(default)]
     pub(super) template: BTreeMap<TemplateName, TemplateSource>,
 }
 
@@ -40,6 +42,8 @@ pub enum Kind {
     Classification,
     /// To write the answer.
     Generation,
+    /// To go on with a conversation as the assistant.
+    Chat,
 }
 
 impl Kind {
@@ -48,6 +52,7 @@ impl Kind {
         match self {
             Kind::Classification => "classification",
             Kind::Generation => "generation",
+            Kind::Chat => "chat",
         }
     }
 }

@@ -67,8 +67,9 @@ fn every_built_in_task_has_both_templates_and_its_own_name() {
     for name in Task::builtin_names() {
         let task = Task::load(name).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(task.name(), name);
-        for template in [TemplateName::PROMPT, TemplateName::NONE] {
-            assert_eq!(task.template(&template).unwrap().candidate_count(), task.candidate_count(), "{name}");
+        let templates = [TemplateName::PROMPT, TemplateName::NONE];
+        for template in templates.iter().filter(|_| task.kind() != Kind::Chat) {
+            assert_eq!(task.template(template).unwrap().candidate_count(), task.candidate_count(), "{name}");
         }
         assert_eq!(task.kind(), task.metric().kind());
         assert_eq!(task.generation().is_some(), task.kind() == Kind::Generation);
@@ -150,7 +151,9 @@ fn a_faulty_file_is_refused_with_its_place() {
     let message = error(&two);
     assert!(message.contains("has 2 candidates, another has 3"), "{message}");
     let message = error(&MINE[..MINE.find("[template").unwrap()]);
-    assert!(message.contains("missing field `template`"), "{message}");
+    assert!(message.contains("expected at least one template"), "{message}");
+    let message = error(&MINE[..MINE.find("[label").unwrap()]);
+    assert!(message.contains("expected a section [label]"), "{message}");
     let message = error(&CHOOSE.replace("description = \"d\"", "description = \"d\"\nmetric = \"macro-f1\""));
     assert!(message.contains("needs classes"), "{message}");
     let message = error(&WRITE.replace("[label]", "[label]\nvalues = [\"a\"]"));
@@ -264,11 +267,40 @@ fn answers_in_words() {
         assert_eq!(said, found);
     }
     let message = task.expect_classification("training").unwrap_err().to_string();
-    assert!(message.contains("training is only for tasks of kind \"classification\" yet"), "{message}");
+    assert!(message.contains("training is only for tasks of kind \"classification\""), "{message}");
     assert!(parse(MINE).unwrap().expect_classification("training").is_ok());
     let stop = WRITE.replace("[label]", "[generation]\nstop = [\"\\n\"]\nmax_new_tokens = 9\n[label]");
     let generation = Generation { stop: vec!["\n".to_owned()], max_new_tokens: 9 };
     assert_eq!(parse(&stop).unwrap().generation(), Some(&generation));
+}
+
+#[test]
+fn conversations() {
+    let chat = "name = \"help\"\ndescription = \"d\"\nkind = \"chat\"\n";
+    let task = parse(chat).unwrap();
+    assert_eq!((task.metric(), task.label_place().as_str()), (Metric::Perplexity, "what the assistant says"));
+    assert!(task.classes().is_empty() && task.generation().is_none() && task.templates().next().is_none());
+    assert_eq!(
+        task.template_names().iter().map(TemplateName::as_str).collect::<Vec<_>>(),
+        ["prompt", "last", "alpaca"]
+    );
+    // What is not part of the conversation is dropped, and so is what has no value.
+    let row = json!({"id": 1, "instruction": "Add.", "input": null, "output": "3", "system": "s"});
+    let Value::Object(row) = row else { panic!("not an object") };
+    let (fields, gold) = row::check(&row, &task).unwrap();
+    assert_eq!(
+        (fields.keys().map(String::as_str).collect::<Vec<_>>(), gold),
+        (vec!["instruction", "output", "system"], Gold::Conversation)
+    );
+    assert_eq!(row::check(&Map::new(), &task).unwrap_err().found, "no fields");
+    for (section, expected) in [
+        ("[fields]\ntext = \"string\"\n", "[fields] is not for kind = \"chat\""),
+        ("[label]\nfield = \"x\"\n", "[label] is not for kind = \"chat\""),
+        ("metric = \"f1\"\n", "metric = \"f1\" is for kind = \"generation\", but this task's is \"chat\""),
+    ] {
+        let message = error(&format!("{chat}{section}"));
+        assert!(message.contains(expected), "{message}");
+    }
 }
 
 /// The example at the head of the documentation.

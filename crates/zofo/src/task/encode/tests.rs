@@ -88,8 +88,8 @@ fn sentiment() -> Task {
 fn whole_texts_are_tokenised_and_the_answer_is_the_difference() {
     let encoded = encode(&sentiment(), &words(WORDS, None), 64, &["a b c"]).unwrap();
     let example = &encoded.examples[0];
-    assert_eq!(example.candidates[0], EncodedCandidate { ids: vec![0, 1, 2, 5, 8], answer_len: 1 });
-    assert_eq!(example.candidates[1], EncodedCandidate { ids: vec![0, 1, 2, 5, 7, 6], answer_len: 2 });
+    assert_eq!(example.candidates[0], EncodedCandidate::new(vec![0, 1, 2, 5, 8], 1));
+    assert_eq!(example.candidates[1], EncodedCandidate::new(vec![0, 1, 2, 5, 7, 6], 2));
     assert_eq!((example.gold(), example.line, example.shared_prefix_len()), (1, 3, 4));
     assert_eq!(example.gold_row(), &example.candidates[1]);
     assert_eq!(example.gold_row().context_len(), 4);
@@ -99,12 +99,12 @@ fn whole_texts_are_tokenised_and_the_answer_is_the_difference() {
 fn bos_is_kept_and_eos_is_not_part_of_an_answer() {
     let both = words(WORDS, Some("[BOS] $A [EOS]"));
     let encoded = encode(&sentiment(), &both, 64, &["a b c"]).unwrap();
-    assert_eq!(encoded.examples[0].candidates[0], EncodedCandidate { ids: vec![9, 0, 1, 2, 5, 8], answer_len: 1 });
+    assert_eq!(encoded.examples[0].candidates[0], EncodedCandidate::new(vec![9, 0, 1, 2, 5, 8], 1));
     assert_eq!(encoded.examples[0].shared_prefix_len(), 5);
     // With BOS, even an empty prompt predicts its answer.
     let bare = task("{{ text }}", [" bad", " good"]);
     let encoded = encode(&bare, &both, 64, &[""]).unwrap();
-    assert_eq!(encoded.examples[0].candidates[0], EncodedCandidate { ids: vec![9, 8], answer_len: 1 });
+    assert_eq!(encoded.examples[0].candidates[0], EncodedCandidate::new(vec![9, 8], 1));
 }
 
 #[test]
@@ -113,8 +113,8 @@ fn tokens_that_join_prompt_and_answer_count_as_the_whole_text_has_them() {
     let joined = task("{{ text }}", ["ba", " c"]);
     let encoded = encode(&joined, &merging(), 64, &["ca"]).unwrap();
     let candidates = &encoded.examples[0].candidates;
-    assert_eq!(candidates[0], EncodedCandidate { ids: vec![2, 3, 0], answer_len: 1 });
-    assert_eq!(candidates[1], EncodedCandidate { ids: vec![2, 0, 4, 2], answer_len: 2 });
+    assert_eq!(candidates[0], EncodedCandidate::new(vec![2, 3, 0], 1));
+    assert_eq!(candidates[1], EncodedCandidate::new(vec![2, 0, 4, 2], 2));
     // The candidates differ from the prompt's last token on.
     assert_eq!(encoded.examples[0].shared_prefix_len(), 1);
     // "a" + "b" is one token, as is the prompt: nothing could be scored.
@@ -144,7 +144,7 @@ fn a_long_prompt_loses_its_left_equally_for_all_candidates() {
     assert_eq!(encoded.examples[1].candidates[1].ids, [9, 0, 5, 7, 6]);
     assert_eq!(
         encoded.truncation,
-        TruncationReport { truncated: 1, total: 3, longest: 10, limit: 6, demonstrations: 0 }
+        TruncationReport { truncated: 1, total: 3, longest: 10, ..TruncationReport::empty(Cut::Prompt, 6) }
     );
     assert_eq!(
         encoded.truncation.to_string(),

@@ -1,0 +1,213 @@
+//! `zofo bench`.
+
+use crate::arguments::{Dtype, path, set_threads, with_home};
+use crate::data;
+use crate::errors::Error;
+use crate::model;
+use crate::output::{print, print_json, table};
+use crate::progress::{Messenger, display};
+use burn::tensor::Device;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use std::env;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+use zofo::bench::{self, Machine, MezoReport, Workload};
+use zofo::hf::{HfError, ModelFiles, WeightDtype};
+use zofo::model::Backbone;
+use zofo::run::RunError;
+use zofo::run::config::Compute;
+use zofo::task::{DataSplit, Dataset, Task};
+
+/// How many things are measured, one after the other.
+const MEASUREMENTS: usize = 9;
+
+/// Arguments of `zofo bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Batches are the first rows of the training file, in order, each with its right answer; the first batch warms up, and times \
+are means over the others. An outer step takes one batch for a and the next for b and c, and has no inner steps.
+
+Examples:
+  zofo bench --model model.gguf --data data
+  zofo bench --dtype bf16 --batches 7 --json")]
+pub struct Arguments {
+    /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
+    /// org/name/file.gguf[@revision].
+    #[arg(long, value_parser = path(), default_value = "HuggingFaceTB/SmolLM2-135M")]
+    model: PathBuf,
+    /// A built-in task, or the path of a task file.
+    #[arg(long, value_parser = with_home, default_value = "sst2")]
+    task: String,
+    /// Where the rows are: a folder with a folder for each task, or the folder or file of the task, or a data set of the
+    /// hub, hf://datasets/ORG/NAME[@REVISION][/CONFIGURATION]. Without it: the folder `data` if there is one, else the
+    /// data set that the task names.
+    #[arg(long, value_name = "PLACE", value_parser = path())]
+    data: Option<PathBuf>,
+    /// How weights are stored in memory, and in what precision they are multiplied.
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Dtype,
+    /// Rows of a batch.
+    #[arg(long, value_name = "ROWS", default_value = "8")]
+    batch_size: NonZeroUsize,
+    /// Batches that are counted.
+    #[arg(long, value_name = "N", default_value = "7")]
+    batches: NonZeroUsize,
+    /// Threads; one per core if not given.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Measure MeZO only, in this process: its peak of memory must not hold anything else.
+    #[arg(long, hide = true)]
+    mezo_only: bool,
+}
+
+/// What is printed. The keys of the measurements are those of the library.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a Path,
+    task: &'a str,
+    dtype: WeightDtype,
+    machine: Machine,
+    /// Rows of a batch.
+    batch_size: NonZeroUsize,
+    /// Batches that are counted.
+    batches: NonZeroUsize,
+    /// Tokens that are fed per batch, on average.
+    tokens: f64,
+    tokens_per_batch: Vec<usize>,
+    #[serde(flatten)]
+    alone: Alone,
+    #[serde(flatten)]
+    parts: bench::Report,
+    direction_ns_per_weight: f64,
+    gemm_gflops: f64,
+}
+
+/// What a process of its own says about MeZO.
+#[derive(Serialize, Deserialize)]
+struct Alone {
+    /// From the start of the process until model and data are ready for the first step.
+    start_ms: f64,
+    #[serde(flatten)]
+    mezo: MezoReport,
+}
+
+/// Times a model.
+pub fn run(arguments: &Arguments) -> Result<(), Error> {
+    let start = Instant::now();
+    set_threads(arguments.threads)?;
+    let messenger = Messenger::new();
+    let files = model::open(&arguments.model, &messenger)?;
+    let workload = workload(&files, arguments, &messenger)?;
+    let (dtype, compute) = match arguments.dtype {
+        Dtype::F32 => (WeightDtype::F32, Compute::F32),
+        Dtype::Bf16 => (WeightDtype::Bf16, Compute::Bf16),
+    };
+    let backbone = || Ok::<_, HfError>(Backbone::load(&files, dtype, &Device::flex())?.computing_in(compute.into()));
+    if arguments.mezo_only {
+        let backbone = backbone()?;
+        let start_ms = start.elapsed().as_secs_f64() * 1e3;
+        print_json(&Alone { start_ms, mezo: bench::measure_mezo(backbone, &workload) })?;
+        return Ok(());
+    }
+    let mut display = messenger.bars().map(|_| display(&messenger));
+    let mut done = 0;
+    let mut show = |what: &str| {
+        if let Some(display) = &mut display {
+            display.count("measuring", done, MEASUREMENTS, what);
+        }
+        done += 1;
+    };
+    // The other process has ended before this one holds the weights.
+    show("MeZO");
+    let alone = measure_alone()?;
+    let mut method = bench::bilevel(backbone()?).map_err(RunError::from)?;
+    let parts = bench::measure(&mut method, &workload, &mut show)?;
+    show("the machine");
+    let (direction_ns_per_weight, gemm_gflops) = (bench::direction_ns_per_weight(), bench::gemm_gflops());
+    if let Some(mut display) = display {
+        display.clear();
+    }
+    let tokens_per_batch = workload.tokens();
+    let report = Report {
+        model: &arguments.model,
+        task: &arguments.task,
+        dtype,
+        machine: Machine::current(),
+        batch_size: arguments.batch_size,
+        batches: arguments.batches,
+        tokens: tokens_per_batch.iter().sum::<usize>() as f64 / tokens_per_batch.len() as f64,
+        tokens_per_batch,
+        alone,
+        parts,
+        direction_ns_per_weight,
+        gemm_gflops,
+    };
+    if arguments.json { print_json(&report) } else { print(&describe(&report)) }?;
+    Ok(())
+}
+
+fn workload(files: &ModelFiles, arguments: &Arguments, messenger: &Messenger) -> Result<Workload, Error> {
+    let task = Task::load(&arguments.task)?;
+    task.expect_classification("zofo bench")?;
+    let read = |split| {
+        let files = data::locate(arguments.data.as_deref(), &task, split, messenger)?;
+        Ok::<_, Error>(Dataset::read(&files, &task, split, 0)?.examples)
+    };
+    let (train, held_out) = (read(DataSplit::Train)?, read(DataSplit::Validation)?);
+    let (tokenizer, limits) = (files.tokenizer()?, files.config().limits());
+    let (batch_size, batches) = (arguments.batch_size.get(), arguments.batches.get());
+    Ok(Workload::new(&task, &tokenizer, limits, [&train, &held_out], batch_size, batches)?)
+}
+
+/// Measures MeZO in another process with the arguments of this one: the peak of this process's memory is not MeZO's.
+fn measure_alone() -> Result<Alone, Error> {
+    let failed = |why: String| Error::OwnProcess(why);
+    let mut command = Command::new(env::current_exe().map_err(|error| failed(error.to_string()))?);
+    command.args(env::args_os().skip(1)).arg("--mezo-only").stderr(Stdio::inherit());
+    let output = command.output().map_err(|error| failed(error.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(output.status.to_string()));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
+}
+
+fn describe(report: &Report) -> String {
+    let Report { machine, parts, alone, .. } = report;
+    let head = format!(
+        "{} in {}, task {}: {} batches of {} rows, {:.0} tokens each\n{}\n\n",
+        report.model.display(),
+        report.dtype,
+        report.task,
+        report.batches,
+        report.batch_size,
+        report.tokens,
+        machine
+    );
+    let row = |what: &str, value: f64, decimals: usize, unit: &str| {
+        vec![format!("{what}, {unit}"), format!("{value:.decimals$}")]
+    };
+    let mut rows = vec![
+        row("inner step", parts.inner_ms, 0, "ms"),
+        row("outer step", parts.outer_ms, 0, "ms"),
+        row("MeZO step", alone.mezo.mezo_ms, 0, "ms"),
+        row("forward pass", parts.forward_ms, 0, "ms"),
+        row("forward pass, both signs", parts.forward_pair_ms, 0, "ms"),
+        row("update of the weights", parts.update_ms, 0, "ms"),
+        row("evaluation", parts.eval_examples_per_s, 1, "examples/s"),
+        row("generation", parts.generate_tokens_per_s, 1, "tokens/s"),
+        row("start of a process", alone.start_ms, 0, "ms"),
+    ];
+    rows.extend(alone.mezo.peak_rss_mib.map(|peak| row("peak memory, MeZO alone", peak, 0, "MiB")));
+    rows.extend([
+        row("forward pass, speed", parts.forward_gflops, 0, "GFLOP/s"),
+        row("fastest matrix product", report.gemm_gflops, 0, "GFLOP/s"),
+        row("directions", report.direction_ns_per_weight, 2, "ns per weight"),
+    ]);
+    head + &table(&rows)
+}

@@ -1,0 +1,204 @@
+//! x·Wᵀ as dot products of rows: both operands lie in memory as they are multiplied, so nothing is packed.
+//!
+//! A register block computes the products of a few rows of x with a few rows of W, with vectors along the depth. A weight that
+//! needs no change is read where it is; one that is perturbed, rounded or widened is formed once per unit of work in a
+//! buffer of the thread. That makes it faster than packing, most so where it matters here: with few rows per weight.
+//!
+//! The work is cut into units by the shape alone, and every dot product runs over the whole depth in one fixed order, so
+//! results do not depend on the number of threads.
+
+mod bf16;
+mod f32;
+
+use super::columns::SharedColumns;
+use super::round;
+use super::weight::{Stored, WeightMatrix};
+use crate::compute::Compute;
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Set;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows of the weight in one unit of work. A multiple of every block's columns.
+const UNIT: usize = 96;
+/// Bytes of x that are multiplied with a whole unit before the next: about half of a second-level cache.
+const BLOCK_BYTES: usize = 256 << 10;
+/// Up to so many rows of x, weights stored as bf16 are widened in registers: reading them is what takes the time. With
+/// more rows it is cheaper to widen them once.
+const WIDENED_ROWS: usize = 16;
+
+/// y = x·Wᵀ: x `[rows, in]`, W `[out, in]`, y `[rows, out]`. For a pair, the first half of the rows sees one sign.
+pub(super) fn product(x: &[f32], weight: &WeightMatrix, compute: Compute) -> Vec<f32> {
+    product_with(Isa::best(), x, weight, compute)
+}
+
+fn product_with(isa: Isa, x: &[f32], weight: &WeightMatrix, compute: Compute) -> Vec<f32> {
+    match compute {
+        Compute::F32 => product_in_f32(isa, x, weight),
+        #[cfg(target_arch = "x86_64")]
+        Compute::Bf16 if isa.set() == Set::Avx512Bf16 => bf16::product(x, weight),
+        Compute::Bf16 => {
+            let mut x = x.to_vec();
+            round::in_place(&mut x);
+            product_in_f32(isa, &x, &weight.rounded())
+        }
+    }
+}
+
+fn product_in_f32(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
+    if x.len() / weight.columns <= WIDENED_ROWS && weight.is_exact_bf16() {
+        bf16::product_widened(isa, x, weight)
+    } else {
+        f32::product(isa, x, weight)
+    }
+}
+
+/// Runs a micro-kernel, which computes the dot products of `R` rows of x with `C` rows of W, all of one length, over a whole
+/// product.
+fn run<X: Sync, W: Stored, const R: usize, const C: usize>(
+    x: &[X],
+    weight: &WeightMatrix,
+    kernel: impl Fn([&[X]; R], [&[W]; C]) -> [[f32; C]; R] + Sync,
+) -> Vec<f32> {
+    let (depth, width, signs) = (weight.columns, weight.rows, weight.signs());
+    let rows = x.len() / depth;
+    let share = rows / signs;
+    let block_rows = (BLOCK_BYTES / (size_of::<X>() * depth)).max(16).next_multiple_of(12);
+    let mut y = vec![0.0f32; rows * width];
+    let out = SharedColumns::new(&mut y, width);
+    (0..width.div_ceil(UNIT)).into_par_iter().for_each_init(<[Vec<W>; 2]>::default, |buffers, unit| {
+        let columns = unit * UNIT..((unit + 1) * UNIT).min(width);
+        let weights = unit_rows(weight, columns.clone(), buffers);
+        for (sign, weights) in weights.iter().take(signs).enumerate() {
+            for start in (0..share).step_by(block_rows) {
+                let block = sign * share + start..sign * share + share.min(start + block_rows);
+                let x = &x[block.start * depth..block.end * depth];
+                Tile { x, weights, depth, out: &out, rows: block, columns: columns.clone() }.run(&kernel);
+            }
+        }
+    });
+    y
+}
+
+/// Rows of the weight as every sign sees them: where they are stored, or else formed in the buffers.
+fn unit_rows<'a, W: Stored>(
+    weight: &WeightMatrix<'a>,
+    rows: Range<usize>,
+    buffers: &'a mut [Vec<W>; 2],
+) -> [&'a [W]; 2] {
+    let len = rows.len() * weight.columns;
+    if let Some(stored) = weight.borrow(rows.start, 0, len) {
+        return [stored, &[]];
+    }
+    let [first, second] = buffers;
+    first.resize(len, W::default());
+    second.resize(if weight.signs() == 2 { len } else { 0 }, W::default());
+    // Rows are contiguous, so a run of them is read like one long row.
+    W::read(weight, rows.start, 0, [first, second]);
+    [first, second]
+}
+
+/// Some rows of x with one unit of the weight.
+struct Tile<'a, X, W> {
+    x: &'a [X],
+    weights: &'a [W],
+    depth: usize,
+    out: &'a SharedColumns<'a>,
+    /// Rows of the result.
+    rows: Range<usize>,
+    /// Columns of the result.
+    columns: Range<usize>,
+}
+
+impl<X, W> Tile<'_, X, W> {
+    /// For every few rows of the weight, which then stay in the first-level cache, all rows of x.
+    fn run<const R: usize, const C: usize>(&self, products: impl Fn([&[X]; R], [&[W]; C]) -> [[f32; C]; R]) {
+        let depth = self.depth;
+        let (x_rows, w_rows) = (self.rows.len(), self.columns.len());
+        // At the edges a block repeats the last row; what it computes twice is not stored twice.
+        let row = |index: usize, count: usize| {
+            let index = index.min(count - 1);
+            index * depth..(index + 1) * depth
+        };
+        for j in (0..w_rows).step_by(C) {
+            let w: [&[W]; C] = std::array::from_fn(|c| &self.weights[row(j + c, w_rows)]);
+            for i in (0..x_rows).step_by(R) {
+                let x: [&[X]; R] = std::array::from_fn(|r| &self.x[row(i + r, x_rows)]);
+                let products = products(x, w);
+                for (r, products) in products.iter().enumerate().take(x_rows - i) {
+                    let width = C.min(w_rows - j);
+                    // SAFETY: the columns belong to this unit of work alone, and this slice is dropped before the next.
+                    let out = unsafe { self.out.row_part(self.rows.start + i + r, self.columns.start + j, width) };
+                    out.copy_from_slice(&products[..width]);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::direction::{Direction, ParameterId};
+    use crate::view::{Noise, WeightView};
+    use burn::tensor::TensorData;
+    use burn_flex::FlexTensor;
+    use half::bf16;
+    use proptest::prelude::*;
+
+    fn values(seed: u64, len: usize) -> Vec<f32> {
+        let mut out = vec![0.0; len];
+        Direction::new(seed, ParameterId::from_name("test")).fill(0, &mut out);
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Every instruction set, storage and precision, against sums in f64.
+        #[test]
+        fn products_are_those_of_the_definition(
+            share in 1usize..30,
+            depth in 1usize..200,
+            width in 1usize..120,
+            signs in 0usize..3,
+            seed: u64,
+        ) {
+            let noise = Noise::Generated(Direction::new(seed, ParameterId::from_name("w")));
+            let view = match signs {
+                0 => WeightView::Exact,
+                1 => WeightView::One { noise, scale: 0.1 },
+                _ => WeightView::Pair { noise, eps: 0.1 },
+            };
+            let rows = share * view.signs();
+            let (x, w) = (values(seed, rows * depth), values(!seed, width * depth));
+            let narrow: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+            let stored = [
+                FlexTensor::from_data(TensorData::new(w, [width, depth])),
+                FlexTensor::from_data(TensorData::new(narrow, [width, depth])),
+            ];
+            for weight in &stored {
+                let weight = WeightMatrix::new(weight, &view);
+                let mut read = [vec![0.0f32; width * depth], vec![0.0f32; width * depth]];
+                let [first, second] = &mut read;
+                weight.read(0, 0, [first, second]);
+                for compute in [Compute::F32, Compute::Bf16] {
+                    let factor = |v: f32| f64::from(if compute == Compute::Bf16 { round::nearest(v) } else { v });
+                    let exact: Vec<f64> = (0..rows * width).map(|i| {
+                        let (row, column) = (i / width, i % width);
+                        let w = &read[row / share][column * depth..][..depth];
+                        x[row * depth..][..depth].iter().zip(w).map(|(x, w)| factor(*x) * factor(*w)).sum()
+                    }).collect();
+                    for isa in Isa::available() {
+                        let fast = product_with(isa, &x, &weight, compute);
+                        for (fast, exact) in fast.iter().zip(&exact) {
+                            let error = (f64::from(*fast) - exact).abs();
+                            prop_assert!(error < 2e-5 * (1.0 + exact.abs()), "{isa:?} {compute:?}: {fast} for {exact}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
