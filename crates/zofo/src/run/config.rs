@@ -13,6 +13,8 @@ mod paths;
 mod reader;
 mod sections;
 mod source;
+mod training;
+mod words;
 
 use std::fs;
 use std::path::Path;
@@ -23,10 +25,11 @@ use sha2::{Digest, Sha256};
 pub(crate) use choice::Choice;
 pub use error::ConfigError;
 pub use paths::expand_home;
-pub use sections::{
-    BlockInit, Compute, DataConfig, Device, ElementChoice, ElementDistribution, InnerConfig, Keep, KeepAdapter, Loss,
-    LrSchedule, MethodConfig, MethodName, MezoTarget, ModelConfig, Optimizer, OuterConfig, Overlap, PeftConfig,
-    PeftKind, RunConfig, ShadowInit,
+pub use sections::{DataConfig, ModelConfig, PeftConfig, RunConfig};
+pub use training::{InnerConfig, MethodConfig, OuterConfig};
+pub use words::{
+    BlockInit, Compute, Device, ElementChoice, ElementDistribution, Keep, KeepAdapter, Loss, LrSchedule, MethodName,
+    MezoTarget, Optimizer, Overlap, PeftKind, ShadowInit,
 };
 
 use crate::hf::hub::is_hub_id;

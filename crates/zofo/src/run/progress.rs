@@ -54,7 +54,7 @@ pub struct StepRecord {
 /// What the bilevel method measures besides.
 #[derive(Clone, Debug, Serialize)]
 pub struct BilevelRecord {
-    /// a = F(θ,p;B_f).
+    /// a = F(θ,p;B_f), like b and c without dropout; at which θ, [`OuterLosses`](crate::train::OuterLosses) says.
     pub a: f64,
     /// b = F(θ,p;B_p).
     pub b: f64,
@@ -62,7 +62,7 @@ pub struct BilevelRecord {
     pub c: f64,
     /// b − c.
     pub gap: f64,
-    /// F(θ,s;B) before the last inner step.
+    /// F(θ,s;B) before the last inner step, under its dropout.
     pub inner_loss: f64,
 }
 

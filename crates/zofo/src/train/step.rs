@@ -71,9 +71,10 @@ pub struct StepReport {
 /// The parts of G = a + λ(b − c).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OuterLosses {
-    /// a = F(θ, p; B_f).
+    /// a = F(θ, p; B_f), without dropout as b and c: at θ, from the pass that p's gradient comes from; where p has
+    /// dropout, which that pass has masks of, the mean over all perturbed evaluations.
     pub a: f64,
-    /// b = F(θ, p; B_p).
+    /// b = F(θ, p; B_p), as a.
     pub b: f64,
     /// c = F(θ, s; B_p), the mean over all perturbed evaluations.
     pub c: f64,

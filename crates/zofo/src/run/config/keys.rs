@@ -1,6 +1,7 @@
 //! Every key: to which method or block it belongs, and whether it changes what a run computes.
 
-use super::sections::{MethodConfig, MethodName, PeftKind};
+use super::training::MethodConfig;
+use super::words::{MethodName, PeftKind};
 
 /// Which choice a key belongs to. One of another choice is accepted and reported as unused.
 #[derive(Clone, Copy, Debug)]
