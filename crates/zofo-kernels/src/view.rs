@@ -136,7 +136,7 @@ impl Noise {
     /// Calls `f` with the place in `weights` of every element that a mask leaves out.
     fn for_each_dropped<W: Weight>(&self, start: usize, weights: &[W], f: impl FnMut(usize)) {
         if let Noise::Masked(direction, mask) = self {
-            mask.for_each_dropped(direction.parameter(), start, weights, f);
+            mask.for_each_dropped(direction, start, weights, f);
         }
     }
 }

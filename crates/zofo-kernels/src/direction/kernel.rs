@@ -114,3 +114,19 @@ impl Kernel for RoundBf16<'_> {
         }
     }
 }
+
+/// Whether a random mask leaves an element out: its word is not below the threshold.
+pub(super) struct Dropped<'a> {
+    pub(super) threshold: u32,
+    pub(super) dropped: &'a mut [bool],
+}
+
+impl Kernel for Dropped<'_> {
+    #[inline(always)]
+    fn piece(&mut self, stream: &Stream, piece: Piece) {
+        let words = stream.mask_words(piece.group);
+        for (dropped, &word) in self.dropped[piece.in_slice].iter_mut().zip(&words.as_flattened()[piece.in_group]) {
+            *dropped = word >= self.threshold;
+        }
+    }
+}

@@ -1,7 +1,6 @@
 //! Directions that are 0 in some of a weight's elements.
 
-use super::Weight;
-use super::philox::{RoundKeys, philox4x32_10};
+use super::{Direction, Weight};
 
 /// Which elements of one parameter a direction covers. The others stay as they are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,25 +26,27 @@ impl Mask {
     }
 
     /// Calls `f` with the place in `weights` of every element that is left out; they begin at element `start` of the
-    /// parameter of this identity.
+    /// parameter of this direction.
     pub(crate) fn for_each_dropped<W: Weight>(
         self,
-        parameter: u64,
+        direction: &Direction,
         start: usize,
         weights: &[W],
-        mut f: impl FnMut(usize),
+        f: impl FnMut(usize),
     ) {
-        let drops = |place: usize| match self {
-            Self::Smallest(bound) => weights[place].widen().abs() > bound,
-            Self::Largest(bound) => weights[place].widen().abs() < bound,
-            Self::Random { seed, threshold } => {
-                let element = (start + place) as u64;
-                // Domain 2: see the scheme.
-                let counter =
-                    [element as u32, 2 << 24 | (element >> 32) as u32, parameter as u32, (parameter >> 32) as u32];
-                philox4x32_10(counter, &RoundKeys::new(seed))[0] >= threshold
-            }
-        };
-        (0..weights.len()).filter(|&place| drops(place)).for_each(&mut f);
+        let mut dropped = vec![false; weights.len()];
+        match self {
+            Self::Smallest(bound) => mark(weights, &mut dropped, |size| size > bound),
+            Self::Largest(bound) => mark(weights, &mut dropped, |size| size < bound),
+            Self::Random { seed, threshold } => direction.dropped(seed, start as u64, threshold, &mut dropped),
+        }
+        (0..dropped.len()).filter(|&place| dropped[place]).for_each(f);
+    }
+}
+
+/// Marks the weights whose magnitudes are dropped.
+fn mark<W: Weight>(weights: &[W], dropped: &mut [bool], drops: impl Fn(f32) -> bool) {
+    for (dropped, weight) in dropped.iter_mut().zip(weights) {
+        *dropped = drops(weight.widen().abs());
     }
 }

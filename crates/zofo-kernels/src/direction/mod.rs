@@ -22,8 +22,8 @@
 //!   whose bits IEEE 754 defines.
 //! - **Signs**: a Rademacher direction has, at every place, +1 or −1 by the upper bit (0: +1) of the word that the layout
 //!   gives to the element, in domain 0.
-//! - **Masks**: in domain 2 element e has the block of index e to itself; the first word of it, under the seed of the mask,
-//!   decides whether a random mask keeps the element.
+//! - **Masks**: a random mask keeps the elements whose words in domain 2, under the seed of the mask, are below a
+//!   threshold; every element has the word at its own place.
 //! - **Rounding**: in domain 1 every element has the word at its own place; its upper 16 bits
 //!   decide how an updated weight is rounded to `bf16`.
 //!
@@ -54,7 +54,7 @@ pub use self::mask::Mask;
 pub use self::weight::Weight;
 pub use crate::isa::Isa;
 
-use self::kernel::{Fill, Perturb, PerturbPair, RoundBf16, UpdateBf16, UpdateF32};
+use self::kernel::{Dropped, Fill, Perturb, PerturbPair, RoundBf16, UpdateBf16, UpdateF32};
 use self::run::{Kernel, run_with};
 use self::stream::{MAX_ELEMENTS, Stream};
 
@@ -115,11 +115,6 @@ impl Direction {
         Self { distribution, ..self }
     }
 
-    /// The parameter's identity.
-    pub(crate) fn parameter(&self) -> u64 {
-        self.parameter.0
-    }
-
     /// The same direction, computed with the given instruction set: for tests and measurements.
     pub fn with_isa(self, isa: Isa) -> Self {
         Self { isa, ..self }
@@ -164,6 +159,11 @@ impl Direction {
     pub(crate) fn round_bf16(&self, start: u64, values: &[f32], weights: &mut [bf16]) {
         assert_eq!(values.len(), weights.len(), "values and weights differ in length");
         self.run(start, values.len(), RoundBf16 { values, weights });
+    }
+
+    /// Which elements from `start` on a random mask of this seed leaves out: it keeps `threshold` of 2³².
+    fn dropped(&self, seed: u64, start: u64, threshold: u32, dropped: &mut [bool]) {
+        Self { seed, ..*self }.run(start, dropped.len(), Dropped { threshold, dropped });
     }
 
     fn run(&self, start: u64, len: usize, kernel: impl Kernel) {

@@ -22,6 +22,7 @@ pub(super) const MAX_ELEMENTS: u64 = 1 << 58;
 enum Domain {
     Value = 0,
     Rounding = 1,
+    Mask = 2,
 }
 
 /// The bits of one parameter under one seed, computed group by group.
@@ -98,6 +99,12 @@ impl Stream {
     pub(super) fn rounding_words(&self, group: u64) -> [[u32; LANES]; 4] {
         self.words(Domain::Rounding, group)
     }
+
+    /// The same of a random mask.
+    #[inline(always)]
+    pub(super) fn mask_words(&self, group: u64) -> [[u32; LANES]; 4] {
+        self.words(Domain::Mask, group)
+    }
 }
 
 /// The part of one group that a slice of elements covers.
@@ -150,6 +157,7 @@ mod tests {
         ) {
             let stream = Stream::new(seed, parameter);
             let (normals, words) = (stream.normals(group), stream.rounding_words(group));
+            let of_mask = stream.mask_words(group);
             let signs = Stream::new(seed, parameter).with_distribution(Distribution::Rademacher).values(group);
             let elements = normals.iter().zip(words.as_flattened()).enumerate();
             for (offset, (normal, rounding)) in elements {
@@ -162,6 +170,8 @@ mod tests {
                 prop_assert_eq!(signs[offset], sign);
                 let (words, word) = element(seed, parameter, index, 1);
                 prop_assert_eq!(*rounding, words[word]);
+                let (words, word) = element(seed, parameter, index, 2);
+                prop_assert_eq!(of_mask.as_flattened()[offset], words[word]);
             }
         }
 

@@ -225,6 +225,7 @@ impl Backbone {
         Self {
             config: self.config.clone(),
             dtype: self.dtype,
+            compute: self.compute,
             device: self.device.clone(),
             parameters: self.parameters.iter().map(leaf).collect(),
             index: self.index.clone(),
