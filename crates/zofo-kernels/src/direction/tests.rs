@@ -4,7 +4,7 @@
 use half::bf16;
 use proptest::prelude::*;
 
-use super::{Direction, Isa, ParameterId};
+use super::{Descent, Direction, Distribution, Isa, ParameterId};
 
 fn direction(seed: u64) -> Direction {
     Direction::new(seed, ParameterId::from_name("model.layers.0.self_attn.q_proj.weight"))

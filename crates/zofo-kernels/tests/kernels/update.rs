@@ -51,7 +51,8 @@ fn a_mask_leaves_weights_as_they_are() {
             let fast = Flex::project(x.clone(), matrix(2, rows, columns), view(masked.clone()), Compute::F32);
             let expected = Flex::project(x.clone(), matrix(2, rows, columns), view(stored.clone()), Compute::F32);
             assert_eq!(floats(&fast), floats(&expected), "{mask:?}");
-            let exact = reference::project::<Flex>(x.clone(), matrix(2, rows, columns), &view(masked.clone()), Compute::F32);
+            let exact =
+                reference::project::<Flex>(x.clone(), matrix(2, rows, columns), &view(masked.clone()), Compute::F32);
             for (fast, exact) in floats(&fast).iter().zip(floats(&exact)) {
                 assert!((fast - exact).abs() < 1e-4, "{mask:?}: {fast}, reference {exact}");
             }

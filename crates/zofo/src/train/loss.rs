@@ -100,8 +100,7 @@ pub fn mean_gradients(
     let mut seeds = (0..).map(|term| SplitMix64::keyed(seed, "term", term).next_u64());
     mean(sets.iter().map(|terms| {
         let tracked = adapter.tracked();
-        let masked: Vec<Adapter> =
-            seeds.by_ref().take(terms.len()).map(|seed| tracked.with_dropout(seed)).collect();
+        let masked: Vec<Adapter> = seeds.by_ref().take(terms.len()).map(|seed| tracked.with_dropout(seed)).collect();
         differentiate(backbone, &tracked, &masked.iter().collect::<Vec<_>>(), terms)
     }))
 }

@@ -5,9 +5,7 @@ use serde::Serialize;
 
 use super::error::ConfigError;
 use super::reader::{Range, Reader};
-use super::words::{
-    ElementChoice, ElementDistribution, KeepAdapter, Loss, MethodName, MezoTarget, Optimizer,
-};
+use super::words::{ElementChoice, ElementDistribution, KeepAdapter, Loss, MethodName, MezoTarget, Optimizer};
 use crate::zo::optimizer::BackboneOptimizer;
 
 /// `[method]`: the algorithm.
