@@ -135,7 +135,7 @@ fn exact_gradients_keep_the_best_step() {
     let summary = json_of(&workspace.zofo(&format!("train config.toml --json {best}")).success());
     let kept = summary["kept_step"].as_u64().unwrap();
     let evaluations = workspace.events("run").into_iter().filter(|event| event["event"] == "evaluation");
-    let best = evaluations.filter(|event| event["best"] == true).last().unwrap();
+    let best = evaluations.filter(|event| event["best"] == true).next_back().unwrap();
     assert_eq!(best["step"], kept);
     // Its weights are those of a run that ends there.
     if kept > 0 {

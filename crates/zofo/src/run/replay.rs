@@ -88,8 +88,8 @@ pub(super) fn check_header(
         return Ok(());
     }
     Err(RunError::ForeignJournal(format!(
-        "the journal `{}` was written for weights stored as {} and the optimizer `{}`, or with other directions or \
-         constants than this version has; this run has {} and `{}`: go on with the version and the settings that it was started with",
+        "the journal `{}` was written for weights stored as {} and the optimizer `{}`, or with other directions or constants \
+         than this version has; this run has {} and `{}`: go on with the version and the settings that it was started with",
         journal.display(),
         header.storage,
         header.optimizer.name,
@@ -171,6 +171,6 @@ mod tests {
         }
         let mut constants = expected.clone();
         constants.optimizer.constants.clear();
-        assert!(problem(&constants).unwrap().contains("other constants"));
+        assert!(problem(&constants).unwrap().contains("other directions or constants"));
     }
 }
