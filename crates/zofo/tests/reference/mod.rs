@@ -182,7 +182,7 @@ impl Reference {
             pairs.map(|(left, right)| (left - right).powi(2)).sum::<f64>().sqrt()
         };
         let (error, way) = (distance(found, &self.theta), distance(&self.start, &self.theta));
-        assert!(way > 0.1, "{context}: the reference went {way}");
+        assert!(way > 0.05, "{context}: the reference went {way}");
         assert!(error < TOLERANCE * way, "{context}: {error} from the reference, which went {way}");
         for (name, start) in &self.start {
             let moved = found[name].iter().zip(start).any(|(left, right)| left != right);
