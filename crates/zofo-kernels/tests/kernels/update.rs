@@ -68,9 +68,13 @@ fn a_mask_leaves_weights_as_they_are() {
         let moved = Flex::descend(bf16(&matrix(2, rows, columns)), masked.clone(), step);
         let moved = floats(&Flex::float_cast(moved, FloatDType::F32));
         masked.fill_for(0, &widened, &mut z);
+        let mut stayed = 0;
         for ((before, after), z) in widened.iter().zip(&moved).zip(&z) {
-            assert_eq!(before == after, *z == 0.0, "{mask:?}: {before} became {after} along {z}");
+            assert!(*z != 0.0 || before == after, "{mask:?}: {before} became {after}");
+            stayed += usize::from(*z != 0.0 && before == after);
         }
+        // By chance, where 0.5·w is about −0.1·z.
+        assert!(stayed * 50 < z.len(), "{mask:?}: {stayed} of {} did not move", z.len());
     }
 }
 
