@@ -134,8 +134,8 @@ fn exact_gradients_keep_the_best_step() {
     let best = "--set method.name=full --set run.max_steps=6 --set run.eval_every=1 --set inner.lr=3e-3";
     let summary = json_of(&workspace.zofo(&format!("train config.toml --json {best}")).success());
     let kept = summary["kept_step"].as_u64().unwrap();
-    let evaluations = workspace.events("run").into_iter().filter(|event| event["event"] == "evaluation");
-    let best = evaluations.filter(|event| event["best"] == true).next_back().unwrap();
+    let mut evaluations = workspace.events("run").into_iter().filter(|event| event["event"] == "evaluation");
+    let best = evaluations.rfind(|event| event["best"] == true).unwrap();
     assert_eq!(best["step"], kept);
     // Its weights are those of a run that ends there.
     if kept > 0 {
