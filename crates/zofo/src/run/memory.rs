@@ -15,8 +15,9 @@ const BASE: f64 = 30e6;
 /// Tokens that an evaluation feeds at once.
 const EVALUATION_TOKENS: f64 = 2048.0;
 
-/// Bytes per weight of `full` besides the weight: its gradient, two moments, and the value that replaces it.
-pub(super) const STATES_OF_FULL: usize = 16;
+/// Bytes per weight of `full` besides the weight: its gradient, which the value that replaces it takes the place of, and
+/// two moments.
+pub(super) const STATES_OF_FULL: usize = 12;
 
 /// Bytes per weight that Adam on zeroth-order estimates keeps: two moments.
 const STATES_OF_ADAM: usize = 8;
@@ -34,8 +35,12 @@ pub(super) fn peak(config: &Config, inputs: &Inputs, method: &Method) -> Result<
         _ if method.has_moments() => STATES_OF_ADAM,
         _ => 0,
     };
-    let values: usize = files.parameters().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    let weights = values * (config.model.dtype.size() + states) + files.converted_bytes(config.model.dtype)?;
+    let lengths = || files.parameters().map(|(_, shape)| shape.iter().product::<usize>());
+    // Those optimizers make an update of one weight at a time, in f32.
+    let update = if states > 0 { 4 * lengths().max().unwrap_or(0) } else { 0 };
+    let weights = lengths().sum::<usize>() * (config.model.dtype.size() + states)
+        + update
+        + files.converted_bytes(config.model.dtype)?;
 
     // Of every block its values, two moments, and the values of the best step, all the time. While a checkpoint is written
     // those are there twice more, as they come from the tensors and as they go into the file; only of a block that is

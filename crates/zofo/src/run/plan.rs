@@ -83,7 +83,7 @@ impl Plan {
         }
         if config.method.name == MethodName::Full {
             warnings.push(format!(
-                "method.name = \"full\" keeps gradients, two moments and the next value of every weight: {} more memory. \
+                "method.name = \"full\" keeps gradients and two moments of every weight: {} more memory. \
                  The other methods need none of that",
                 Bytes(memory::STATES_OF_FULL as u64 * backbone_parameters as u64)
             ));
