@@ -13,7 +13,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 use terminal::Terminal;
 use zofo::hf::hub::HubProgress;
-use zofo::run::{EvaluationRecord, Observer, Plan, StepRecord, Summary};
+use zofo::run::{BilevelRecord, EstimateRecord, EvaluationRecord, Observer, Plan, Score, StepRecord, Summary};
 
 /// Where progress is shown.
 pub trait Display {
@@ -114,22 +114,28 @@ fn pace(record: &StepRecord, left: Option<Duration>) -> String {
 }
 
 fn losses(record: &StepRecord) -> String {
-    let StepRecord { a, b, c, gap, slope, .. } = record;
-    let skipped = record.skipped.as_ref().map_or_else(String::new, |reason| format!("  θ not moved: {reason}"));
-    format!("a {a:.4}  b {b:.4}  c {c:.4}  b−c {gap:+.1e}  g {slope:+.1e}{skipped}")
+    let mut text = match &record.bilevel {
+        Some(BilevelRecord { a, b, c, gap, .. }) => format!("a {a:.4}  b {b:.4}  c {c:.4}  b−c {gap:+.1e}"),
+        None => format!("loss {:.4}", record.loss),
+    };
+    if let Some(EstimateRecord { slope, skipped, .. }) = &record.estimate {
+        text += &format!("  g {slope:+.1e}");
+        if let Some(reason) = skipped {
+            text += &format!("  θ not moved: {reason}");
+        }
+    }
+    text
 }
 
 fn evaluation_line(record: &EvaluationRecord) -> String {
-    let EvaluationRecord { step, p, s, noise_floor, .. } = record;
-    format!(
-        "validation after step {step}: {} p {:.3} (loss {:.4}), s {:.3} (loss {:.4}), noise floor of g {noise_floor:.1e}{}",
-        p.metric,
-        p.value,
-        p.loss,
-        s.value,
-        s.loss,
-        if record.best { ", best so far" } else { "" }
-    )
+    let scores = [("p ", record.p), ("s ", record.s), ("", record.backbone)];
+    let scores: Vec<(&str, Score)> = scores.into_iter().filter_map(|(name, score)| Some((name, score?))).collect();
+    let metric = scores.first().map_or_else(String::new, |(_, score)| score.metric.to_string());
+    let values: Vec<String> =
+        scores.iter().map(|(name, Score { value, loss, .. })| format!("{name}{value:.3} (loss {loss:.4})")).collect();
+    let floor = record.noise_floor.map_or_else(String::new, |floor| format!(", noise floor of g {floor:.1e}"));
+    let best = if record.best { ", best so far" } else { "" };
+    format!("validation after step {}: {metric} {}{floor}{best}", record.step, values.join(", "))
 }
 
 /// A duration as 5:07 or 1:05:07.
@@ -175,16 +181,16 @@ mod tests {
     fn a_step_tells_its_losses_and_why_it_was_skipped() {
         let mut record = StepRecord {
             step: 12,
-            a: 0.5,
-            b: 0.75,
-            c: 0.625,
-            gap: 0.125,
-            objective_plus: 1.0,
-            objective_minus: 1.0,
-            slope: -320.0,
-            coefficient: None,
-            skipped: None,
-            inner_loss: 0.5,
+            loss: 0.5,
+            bilevel: Some(BilevelRecord { a: 0.5, b: 0.75, c: 0.625, gap: 0.125, inner_loss: 0.5 }),
+            estimate: Some(EstimateRecord {
+                objective_plus: 1.0,
+                objective_minus: 1.0,
+                slope: -320.0,
+                slopes: Vec::new(),
+                coefficient: None,
+                skipped: None,
+            }),
             learning_rates: [1e-3; 3],
             tokens: 1000,
             seconds: 2.0,
@@ -193,7 +199,9 @@ mod tests {
         assert_eq!(pace(&record, Some(Duration::from_secs(65))), "step 12  500 tokens/s  1:05 left");
         assert_eq!(pace(&record, None), "step 12  500 tokens/s");
         assert_eq!(losses(&record), "a 0.5000  b 0.7500  c 0.6250  b−c +1.2e-1  g -3.2e2");
-        record.skipped = Some("the slope is odd".to_owned());
+        record.estimate.as_mut().unwrap().skipped = Some("the slope is odd".to_owned());
         assert!(losses(&record).ends_with("g -3.2e2  θ not moved: the slope is odd"));
+        (record.bilevel, record.estimate) = (None, None);
+        assert_eq!(losses(&record), "loss 0.5000");
     }
 }

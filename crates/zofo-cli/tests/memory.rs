@@ -12,9 +12,17 @@ use std::process::Child;
 use std::thread;
 use std::time::Duration;
 
-/// What is set for a run with each block, beside the workspace's configuration.
-const BLOCKS: [&[&str]; 3] =
-    [&["peft.kind=lora", "peft.rank=8"], &["peft.kind=prefix"], &["peft.kind=prompt", "peft.virtual_tokens=100"]];
+/// What is set for a run with each block, and for one of each method that trains, beside the workspace's configuration.
+const CASES: [&[&str]; 8] = [
+    &["peft.kind=lora", "peft.rank=8"],
+    &["peft.kind=prefix"],
+    &["peft.kind=prompt", "peft.virtual_tokens=100"],
+    &["method.name=mezo"],
+    &["method.name=mezo", "method.on=peft"],
+    &["method.name=first-order"],
+    &["method.name=two-stage", "method.first_stage_steps=1"],
+    &["method.name=full"],
+];
 
 #[test]
 fn the_planned_peak_is_within_a_tenth_of_the_measured_one() {
@@ -22,18 +30,18 @@ fn the_planned_peak_is_within_a_tenth_of_the_measured_one() {
         return;
     };
     let model = format!("model.path={}", model.to_str().unwrap());
-    for block in BLOCKS {
+    for case in CASES {
         let workspace = Workspace::new();
         let mut arguments = "config.toml --threads 2".to_owned();
         let common = ["method.inner_steps=1", "method.warm_start=0", "run.max_steps=1", "data.validation_examples=2"];
-        for setting in common.iter().chain(block).chain([&model.as_str()]) {
+        for setting in common.iter().chain(case).chain([&model.as_str()]) {
             arguments += &format!(" --set {setting}");
         }
         let plan = json_of(&workspace.zofo(&format!("plan {arguments} --json")).success());
         let planned = plan["peak_memory"].as_f64().unwrap();
         let mut run = workspace.process(&format!("train {arguments}")).spawn().unwrap();
         let measured = peak_of_a_step(&workspace, &mut run);
-        assert!((planned / measured - 1.0).abs() < 0.1, "{block:?}: planned {planned}, measured {measured} bytes");
+        assert!((planned / measured - 1.0).abs() < 0.1, "{case:?}: planned {planned}, measured {measured} bytes");
     }
 }
 

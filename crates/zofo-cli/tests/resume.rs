@@ -100,6 +100,20 @@ fn killed_at_any_instant_with_state_of_the_size_of_the_weights() {
     kill_at_random("--set outer.optimizer=adam --set run.lr_schedule=linear");
 }
 
+#[test]
+fn killed_at_any_instant_whatever_the_method() {
+    for settings in [
+        "--set method.name=mezo --set outer.directions=2 --set outer.sides=1 --set outer.weight_decay=10 \
+         --set outer.distribution=sphere --set run.lr_warmup=5",
+        "--set method.name=mezo --set method.on=peft --set outer.optimizer=adam",
+        "--set method.name=first-order --set peft.dropout=0.2 --set run.lr_schedule=cosine",
+        "--set method.name=two-stage --set method.first_stage_steps=9 --set outer.mask_elements=smallest",
+        "--set method.name=full --set run.patience=2",
+    ] {
+        kill_at_random(settings);
+    }
+}
+
 /// Starts the run, and kills it as soon as `sign` appears in its folder.
 fn kill_at(workspace: &Workspace, settings: &str, sign: &str) {
     let mut child = workspace.process(&arguments(workspace, settings)).spawn().unwrap();

@@ -1,12 +1,15 @@
 //! Gradients with respect to activations: what back-propagation to an adapter needs, and no more.
 //!
-//! Weights of the backbone are constants. Each operation keeps the activations its gradient needs (and handles of
+//! Weights of the backbone are constants, unless one requires a gradient itself: the operation then is made of Burn's, by
+//! the reference implementation, whose gradients Burn knows. Each other operation keeps the activations its gradient needs (and handles of
 //! weights, which are not copies) until the backward pass.
 
 use crate::activation::Activation;
 use crate::compute::Compute;
+use crate::direction::Descent;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
+use crate::reference;
 use crate::view::{Noise, WeightView};
 use burn::backend::Autodiff;
 use burn::backend::autodiff::{
@@ -14,6 +17,7 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, NodeGuard, Ops, OpsKind, unary},
 };
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use std::sync::Arc;
 
@@ -121,6 +125,9 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         view: WeightView,
         compute: Compute,
     ) -> FloatTensor<Self> {
+        if Self::float_is_require_grad(&weight) {
+            return reference::project::<Self>(x, weight, &view, compute);
+        }
         let (x, node) = x.into_parts();
         let weight = weight.into_primitive();
         let output = B::project(x, weight.clone(), view.clone(), compute);
@@ -133,6 +140,9 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         view: WeightView,
         compute: Compute,
     ) -> FloatTensor<Self> {
+        if Self::float_is_require_grad(&weight) {
+            return reference::project_transposed::<Self>(x, weight, &view, compute);
+        }
         let (x, node) = x.into_parts();
         let weight = weight.into_primitive();
         let output = B::project_transposed(x, weight.clone(), view.clone(), compute);
@@ -140,11 +150,17 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
     }
 
     fn add_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>, view: WeightView) -> FloatTensor<Self> {
+        if Self::float_is_require_grad(&bias) {
+            return reference::add_bias::<Self>(x, bias, &view);
+        }
         let (x, node) = x.into_parts();
         AddBias.record::<C>([node], (), B::add_bias(x, bias.into_primitive(), view))
     }
 
     fn embed(weight: FloatTensor<Self>, ids: Arc<[u32]>, view: WeightView) -> FloatTensor<Self> {
+        if Self::float_is_require_grad(&weight) {
+            return reference::embed::<Self>(weight, &ids, &view);
+        }
         FloatTensor::<Self>::new(B::embed(weight.into_primitive(), ids, view))
     }
 
@@ -156,6 +172,9 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         weight_view: WeightView,
         bias_view: WeightView,
     ) -> FloatTensor<Self> {
+        if Self::float_is_require_grad(&weight) {
+            return reference::layer_norm::<Self>(x, weight, bias, eps, &weight_view, &bias_view);
+        }
         let (x, node) = x.into_parts();
         let (weight, bias) = (weight.into_primitive(), bias.into_primitive());
         let output =
@@ -170,6 +189,9 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         unit_offset: bool,
         view: WeightView,
     ) -> FloatTensor<Self> {
+        if Self::float_is_require_grad(&weight) {
+            return reference::rms_norm::<Self>(x, weight, eps, unit_offset, &view);
+        }
         let (x, node) = x.into_parts();
         let weight = weight.into_primitive();
         let output = B::rms_norm(x.clone(), weight.clone(), eps, unit_offset, view.clone());
@@ -213,13 +235,16 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         view: WeightView,
         compute: Compute,
     ) -> FloatTensor<Self> {
+        if Self::float_is_require_grad(&weight) {
+            return reference::token_nll::<Self>(hidden, weight, &targets, softcap, &view, compute);
+        }
         let (hidden, node) = hidden.into_parts();
         let weight = weight.into_primitive();
         let output = B::token_nll(hidden.clone(), weight.clone(), targets.clone(), softcap, view.clone(), compute);
         TokenNll.record::<C>([node], (hidden, weight, targets, softcap, view, compute), output)
     }
 
-    fn descend(weight: FloatTensor<Self>, noise: Noise, coefficient: f32) -> FloatTensor<Self> {
-        FloatTensor::<Self>::new(B::descend(weight.into_primitive(), noise, coefficient))
+    fn descend(weight: FloatTensor<Self>, noise: Noise, step: Descent) -> FloatTensor<Self> {
+        FloatTensor::<Self>::new(B::descend(weight.into_primitive(), noise, step))
     }
 }

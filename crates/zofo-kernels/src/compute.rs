@@ -7,6 +7,7 @@ pub enum Compute {
     #[default]
     F32,
     /// Both factors, the activation x and the weight w or w ± ε·z, are rounded to the nearest bfloat16 (ties to even) before
-    /// they are multiplied; products are added up in f32.
+    /// they are multiplied; products are added up in f32. Along a direction of low rank w alone is rounded: what ±ε·z adds to
+    /// the product is computed apart, in f32.
     Bf16,
 }

@@ -2,6 +2,7 @@
 
 use crate::activation::Activation;
 use crate::compute::Compute;
+use crate::direction::Descent;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::reference;
 use crate::view::{Noise, WeightView};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 /// Operations over ragged activations `[tokens, width]` (f32) and backbone weights (f32 or bf16),
 /// each weight read through a [`WeightView`].
 ///
-/// Weights are constants: no operation has a gradient with respect to one. The `…_backward`
+/// Weights are constants: no operation has a gradient with respect to one that does not require it. The `…_backward`
 /// operations are what `Autodiff` calls; they have no gradient themselves.
 #[backend_extension(Flex, Autodiff)]
 pub trait DecoderOps: Backend {
@@ -180,9 +181,9 @@ pub trait DecoderOps: Backend {
         reference::token_nll_backward::<Self>(grad, hidden, weight, &targets, softcap, &view, compute)
     }
 
-    /// θ ← θ − coefficient·z. Takes the weight by value; a back end that can update in place does, and
+    /// θ ← keep·θ − coefficient·z. Takes the weight by value; a back end that can update in place does, and
     /// then requires that nothing else holds the weight. bf16 weights are rounded stochastically.
-    fn descend(weight: FloatTensor<Self>, noise: Noise, coefficient: f32) -> FloatTensor<Self> {
-        reference::descend::<Self>(weight, &noise, coefficient)
+    fn descend(weight: FloatTensor<Self>, noise: Noise, step: Descent) -> FloatTensor<Self> {
+        reference::descend::<Self>(weight, &noise, step)
     }
 }

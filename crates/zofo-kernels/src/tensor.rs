@@ -2,6 +2,7 @@
 
 use crate::activation::Activation;
 use crate::compute::Compute;
+use crate::direction::Descent;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
 use crate::view::{Noise, WeightView};
@@ -87,8 +88,8 @@ pub fn token_nll(
 }
 
 /// See [`DecoderOps::descend`].
-pub fn descend(weight: Matrix, noise: Noise, coefficient: f32) -> Matrix {
-    Tensor::from_dispatch(Dispatch::descend(weight.into_dispatch(), noise, coefficient))
+pub fn descend(weight: Matrix, noise: Noise, step: Descent) -> Matrix {
+    Tensor::from_dispatch(Dispatch::descend(weight.into_dispatch(), noise, step))
 }
 
 /// The stored bytes of a tensor.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use zofo::bench::{FixedBatches, RATES, bilevel, mezo_step, peak_rss_mib};
 use zofo::hf::{ModelFiles, WeightDtype};
 use zofo::model::{Backbone, Batch};
+use zofo::train::StepInput;
 use zofo::zo::BackboneDirection;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -43,8 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let start = Instant::now();
     let mut batches = FixedBatches { inner: &batch, outer: &batch, penalty: &batch };
-    let step = method.step(BackboneDirection::Seeded(2), &mut batches, RATES, 0)?;
-    report(&format!("bilevel step, a = {:.4}", step.a), start);
+    let step = method.step(&StepInput::new(vec![BackboneDirection::Seeded(2)], RATES), &mut batches)?;
+    report(&format!("bilevel step, a = {:.4}", step.loss), start);
     Ok(())
 }
 

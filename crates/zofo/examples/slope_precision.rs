@@ -11,7 +11,7 @@
 use burn::tensor::Device;
 use std::error::Error;
 use std::path::Path;
-use zofo::bench::{RATES, bilevel};
+use zofo::bench::{FixedBatches, RATES, bilevel};
 use zofo::hf::{ModelFiles, WeightDtype};
 use zofo::model::{Backbone, Batch, Part};
 use zofo::task::{DataSplit, Dataset, EncodedExample, Encoder, Task, TemplateName};
@@ -54,7 +54,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for dtype in [WeightDtype::F32, WeightDtype::Bf16] {
         let mut method = bilevel(Backbone::load(&files, dtype, &Device::flex())?)?;
         for batch in inner {
-            method.inner_step(batch, RATES.shadow, 0)?;
+            let mut fixed = FixedBatches { inner: batch, outer: batch, penalty: batch };
+            method.inner_step(&mut fixed, RATES.shadow, 0)?;
         }
         let reference = slopes(&method, penalty, REFERENCE_EPS, seeds);
         for compute in [Compute::F32, Compute::Bf16] {
@@ -74,9 +75,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The slope of F(θ,p;B) − F(θ,s;B) along directions of different seeds.
 fn slopes(method: &Bilevel, batch: &Batch, eps: f32, seeds: u64) -> Vec<f64> {
     let part = |adapter| Part { batch, adapter: Some(adapter) };
-    let parts = [part(&method.adapter), part(&method.shadow)];
+    let parts = [part(&method.adapter.values), part(&method.shadow.values)];
     let slope = |seed| {
-        let estimate = Spsa { eps }.slope(BackboneDirection::Seeded(seed), |view| {
+        let estimate = Spsa::two_sided(eps).slope(BackboneDirection::Seeded(seed), |view| {
             let both = losses(&method.backbone, &parts, view);
             [0, 1].map(|sign| both[sign][0] - both[sign][1])
         });

@@ -3,10 +3,13 @@
 
 use burn::tensor::{Device, Tensor};
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zofo::hf::{ModelFiles, ModuleNames, WeightDtype};
 use zofo::model::{Backbone, Batch, KeyValueCache, Part, RopeScaling};
 use zofo::peft::{Adapter, AdapterConfig, InitTokens, LoraConfig, PrefixConfig, PrefixInit, PromptConfig, PromptInit};
+use zofo::zo::space::{DirectionKind, DirectionSpace};
 use zofo::zo::{BackboneDirection, Perturbation};
 
 /// Longer than the sliding windows and the contexts of pre-training of all these models.
@@ -120,11 +123,45 @@ fn weights_are_seen_as_an_update_would_leave_them() {
             .zip([&blocks[2], &blocks[1]])
             .map(|(batch, block)| Part { batch, adapter: Some(block) })
             .collect();
-        let direction = BackboneDirection::Seeded(8);
-        let view = Perturbation::One { direction: direction.clone(), scale: 1e-2 };
-        let seen = values(backbone.token_nll(&parts, &view));
-        backbone.descend(&direction, -1e-2);
-        let moved = values(backbone.token_nll(&parts, &Perturbation::None));
-        assert_close(&seen, &moved, &name);
+        let low_rank = DirectionKind { rank: NonZeroUsize::new(2), ..DirectionKind::default() };
+        let low_rank = Arc::new(DirectionSpace::new(low_rank, &backbone).unwrap()).direction(8, &backbone);
+        for direction in [BackboneDirection::Seeded(8), low_rank] {
+            let view = Perturbation::One { direction: direction.clone(), scale: 1e-2 };
+            let seen = values(backbone.token_nll(&parts, &view));
+            backbone.descend(&direction, -1e-2);
+            let moved = values(backbone.token_nll(&parts, &Perturbation::None));
+            assert_close(&seen, &moved, &name);
+        }
+    }
+}
+
+/// Every kind of weight, left out of a pair: the rows of both signs then see it as it is.
+#[test]
+fn a_pair_over_some_of_the_weights_is_both_signs_alone() {
+    for (name, backbone) in models() {
+        let batches = [&[13, 29][..], &[17]].map(batch);
+        let blocks = blocks(&backbone);
+        let parts: Vec<Part> = batches
+            .iter()
+            .zip([&blocks[2], &blocks[1]])
+            .map(|(batch, block)| Part { batch, adapter: Some(block) })
+            .collect();
+        let untouched = values(backbone.token_nll(&parts, &Perturbation::None));
+        // Neither tables nor heads; then nothing else.
+        for names in [".*[0-9].*", "[^0-9]*"] {
+            let kind = DirectionKind { names: Some(names.to_owned()), ..DirectionKind::default() };
+            let direction = Arc::new(DirectionSpace::new(kind, &backbone).unwrap()).direction(3, &backbone);
+            let covered = backbone.parameters().iter().filter(|parameter| direction.covers(parameter.name())).count();
+            assert!(covered > 0 && covered < backbone.parameters().len(), "{name}, {names}");
+            let one = |scale| {
+                let view = Perturbation::One { direction: direction.clone(), scale };
+                let nll = values(backbone.token_nll(&parts, &view));
+                assert_ne!(nll, untouched, "{name}, {names}");
+                nll
+            };
+            let both =
+                values(backbone.token_nll(&parts, &Perturbation::Pair { direction: direction.clone(), eps: 1e-2 }));
+            assert!(both == [one(1e-2), one(-1e-2)].concat(), "{name}, {names}");
+        }
     }
 }

@@ -13,11 +13,12 @@ use zofo::hf::WeightDtype;
 use zofo::model::{Backbone, Batch};
 use zofo::peft::{Adapter, AdapterOptimizer};
 use zofo::run::config::Optimizer;
-use zofo::train::bilevel::{Batches, Bilevel, LearningRates};
+use zofo::train::bilevel::Bilevel;
 use zofo::train::loss::{loss, loss_gradients, losses};
+use zofo::train::{Batches, Block, LearningRates, StepInput};
 use zofo::zo::Perturbation;
 use zofo::zo::estimator::Spsa;
-use zofo::zo::optimizer::{BackboneOptimizer, Step};
+use zofo::zo::optimizer::BackboneOptimizer;
 use zofo::zo::update::BackboneUpdater;
 
 /// A loss error δ becomes about λ·δ/ε in the slope; δ is about 1e-6.
@@ -49,7 +50,7 @@ fn golden_bilevel_losses_and_slope() {
         let direction = case.tensors("z.safetensors").direction();
         let [b_f, b_p] = batches(&case);
         let parts = method.objective_parts(&b_f, &b_p);
-        let eps = method.eps;
+        let eps = method.spsa.eps;
 
         let center = losses(&method.backbone, &parts, &Perturbation::None);
         check_parts(&mut report, &format!("{}: θ", case.name()), &center[0], &expected);
@@ -62,25 +63,25 @@ fn golden_bilevel_losses_and_slope() {
         for (sign, key) in ["plus", "minus"].into_iter().enumerate() {
             check_parts(&mut report, &format!("{}: {key}", case.name()), &both[sign], &expected[key]);
             check_parts(&mut report, &format!("{}: {key}, alone", case.name()), &alone[sign], &expected[key]);
-            let objective = method.objective(&both[sign]);
+            let objective = method.objective(&both[sign], 1.0);
             let tolerance = objective_tolerance(method.penalty);
             report.number("G", format!("{}: {key}", case.name()), objective, number(&expected[key], "G"), tolerance);
         }
 
-        let objective = method.objective(&center[0]);
+        let objective = method.objective(&center[0], 1.0);
         let tolerance = objective_tolerance(method.penalty);
         report.number("G", case.name(), objective, number(&expected, "G"), tolerance);
         let slope = |method: &Bilevel| {
-            let estimate = Spsa { eps }.slope(direction.clone(), |view| {
+            let estimate = Spsa::two_sided(eps).slope(direction.clone(), |view| {
                 let parts = method.objective_parts(&b_f, &b_p);
                 let both = losses(&method.backbone, &parts, view);
-                [0, 1].map(|sign| method.objective(&both[sign]))
+                [0, 1].map(|sign| method.objective(&both[sign], 1.0))
             });
             estimate.slope
         };
         let wanted = number(&expected, "projected_gradient");
         report.number("slope", case.name(), slope(&method), wanted, SLOPE);
-        let [plus, minus] = alone.map(|losses| method.objective(&losses));
+        let [plus, minus] = alone.map(|losses| method.objective(&losses, 1.0));
         let of_two_passes = (plus - minus) / (2.0 * f64::from(eps));
         report.number("slope", format!("{}: two passes", case.name()), of_two_passes, wanted, SLOPE);
         method.penalty = LARGE_PENALTY;
@@ -105,9 +106,9 @@ fn golden_bilevel_slopes_along_the_gradients_of_the_backbone() {
             let gradient = gradients.real(name);
             let length = gradient.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
             let unit: Vec<f32> = gradient.iter().map(|&x| (f64::from(x) / length) as f32).collect();
-            let estimate = Spsa { eps: GRADIENT_EPS }.slope(along(&method.backbone, name, unit.into()), |view| {
+            let estimate = Spsa::two_sided(GRADIENT_EPS).slope(along(&method.backbone, name, unit.into()), |view| {
                 let both = losses(&method.backbone, &parts, view);
-                [0, 1].map(|sign| method.objective(&both[sign]))
+                [0, 1].map(|sign| method.objective(&both[sign], 1.0))
             });
             let place = format!("{}: {name}", case.name());
             report.number("slope along ∇_θ G", place, estimate.slope, length, SLOPE_OF_GRADIENT);
@@ -125,8 +126,8 @@ fn golden_bilevel_gradients_and_updates_of_the_blocks() {
         let expected = case.expected();
         let [b_f, b_p] = batches(&case);
         let backbone = &method.backbone;
-        let p = (&method.adapter, vec![(1.0, &b_f), (method.penalty, &b_p)]);
-        let s = (&method.shadow, vec![(1.0, &b_p)]);
+        let p = (&method.adapter.values, vec![(1.0, &b_f), (method.penalty, &b_p)]);
+        let s = (&method.shadow.values, vec![(1.0, &b_p)]);
         for (name, (block, terms)) in [("p", p), ("s", s)] {
             let (_, gradients) = loss_gradients(backbone, block, &terms);
             let weights: f64 = terms.iter().map(|(weight, _)| weight).sum();
@@ -185,7 +186,7 @@ fn golden_bilevel_two_outer_steps() {
         let Some(Bilevel { backbone: mut before, .. }) = self::method(&case, &mut report) else { continue };
         let expected = &case.expected()["trajectory"];
         method.penalty = number(expected, "lambda");
-        method.eps = number(expected, "eps") as f32;
+        method.spsa = Spsa::two_sided(number(expected, "eps") as f32);
         method.inner_steps = expected["inner_steps"].as_u64().unwrap() as usize;
         let rates = LearningRates {
             shadow: number(expected, "lr_s"),
@@ -202,24 +203,25 @@ fn golden_bilevel_two_outer_steps() {
             last = ["f", "p"].map(|part| batch(&format!("k{k}.{part}.")));
             let [outer, penalty] = last.clone();
             let mut batches = StoredBatches { inner, outer, penalty };
-            let step = method.step(direction.clone(), &mut batches, rates, 0).unwrap();
+            let step = method.step(&StepInput::new(vec![direction.clone()], rates), &mut batches).unwrap();
+            let (outer, update) = (step.outer.unwrap(), step.updates[0]);
 
             let kind = "losses of a trajectory";
             for (t, (loss, expected)) in step.inner_losses.iter().zip(numbers(expected, "inner_losses")).enumerate() {
                 report.number(kind, format!("{place}, inner {t}"), *loss, expected, TRAJECTORY_LOSS);
             }
             assert_eq!(step.inner_losses.len(), list(expected, "inner_losses").len());
-            report.number(kind, &place, step.a, number(expected, "F_p_f"), TRAJECTORY_LOSS);
-            report.number(kind, &place, step.b, number(expected, "F_p_p"), TRAJECTORY_LOSS);
-            let c = loss(&before, &method.shadow, &last[1]);
+            report.number(kind, &place, outer.a, number(expected, "F_p_f"), TRAJECTORY_LOSS);
+            report.number(kind, &place, outer.b, number(expected, "F_p_p"), TRAJECTORY_LOSS);
+            let c = loss(&before, &method.shadow.values, &last[1]);
             report.number(kind, &place, c, number(expected, "F_s_p"), TRAJECTORY_LOSS);
             let objective = objective_tolerance(method.penalty);
-            report.number("G", &place, step.estimate.plus, number(expected, "G_plus"), objective);
-            report.number("G", &place, step.estimate.minus, number(expected, "G_minus"), objective);
+            report.number("G", &place, update.estimate.plus, number(expected, "G_plus"), objective);
+            report.number("G", &place, update.estimate.minus, number(expected, "G_minus"), objective);
             let slope = number(expected, "projected_gradient");
-            report.number("slope", &place, step.estimate.slope, slope, SLOPE);
+            report.number("slope", &place, update.estimate.slope, slope, SLOPE);
 
-            let Step::Apply { coefficient } = step.update else { panic!("{place}: θ did not move") };
+            let coefficient = update.step.coefficient().unwrap();
             before.descend(&direction, coefficient);
             report.equal(format!("{place}: θ"), &before.hashes(), &method.backbone.hashes());
         }
@@ -233,7 +235,7 @@ fn golden_bilevel_two_outer_steps() {
             report.number("losses of a trajectory", format!("{place}: {key}"), *loss, expected, TRAJECTORY_LOSS);
         }
         let kind = "tensors of a trajectory";
-        for (block, name) in [(&method.adapter, "p"), (&method.shadow, "s")] {
+        for (block, name) in [(&method.adapter.values, "p"), (&method.shadow.values, "s")] {
             let stored = case.tensors(&format!("trajectory_{name}.safetensors"));
             check_block(&mut report, kind, &place, block, &stored, UPDATED);
         }
@@ -279,14 +281,15 @@ fn method(case: &Case, report: &mut Report) -> Option<Bilevel> {
     report.equal(case.name(), &(backbone.len() as u64), &expected["num_backbone_parameters"].as_u64().unwrap());
     Some(Bilevel {
         backbone,
-        adapter,
-        shadow,
-        adapter_optimizer: AdapterOptimizer::new(Optimizer::Sgd),
-        shadow_optimizer: AdapterOptimizer::new(Optimizer::Sgd),
+        adapter: Block::new(adapter, Optimizer::Sgd),
+        shadow: Block::new(shadow, Optimizer::Sgd),
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Sgd),
+        spsa: Spsa::two_sided(number(&expected, "eps") as f32),
         penalty: number(&expected, "lambda"),
+        penalty_normalized: false,
         inner_steps: 0,
-        eps: number(&expected, "eps") as f32,
+        inner_accumulate: 1,
+        outer_accumulate: 1,
     })
 }
 

@@ -5,20 +5,22 @@ mod golden_cases;
 use burn::tensor::Device;
 use golden_cases::{
     Case, LOGITS, LOSS, Report, Row, Tolerance, along, cases_with, check_tokenizer, encode, entries, ids, labelled,
-    number, numbers, read_json, text, values,
+    list, number, numbers, read_json, text, values,
 };
 use std::fs;
 use tempfile::TempDir;
 use zofo::eval::{Generation, Sampling, generate};
 use zofo::hf::{ModelFiles, WeightDtype};
 use zofo::model::{Backbone, Part};
-use zofo::train::loss::losses;
+use zofo::train::loss::{losses, mean_backbone_gradients};
 use zofo::zo::Perturbation;
 use zofo::zo::estimator::Spsa;
 
 /// How far weights move for a slope: below it rounding grows, above it curvature.
 const SLOPE_EPS: f32 = 3e-3;
 const SLOPE: Tolerance = Tolerance { absolute: 1e-3, relative: 1e-2 };
+/// Exact gradients of weights.
+const GRADIENT: Tolerance = Tolerance { absolute: 2e-6, relative: 1e-4 };
 
 /// What a case of a model has.
 const FILES: &[&str] = &["model", "expected.json", "expected.safetensors"];
@@ -86,7 +88,7 @@ fn golden_model_bf16_storage() {
 }
 
 /// The slope of the loss while one weight alone moves by ones is the sum of its exact gradient: the perturbation of every
-/// weight reaches the loss, through all places where the weight is used.
+/// weight reaches the loss, through all places where the weight is used. The exact gradients are the stored ones.
 #[test]
 fn golden_model_slopes_of_the_loss() {
     let mut report = Report::default();
@@ -103,13 +105,24 @@ fn golden_model_slopes_of_the_loss() {
             // Of length 1, so that ε is the distance.
             let unit = 1.0 / (len as f32).sqrt();
             let direction = along(&backbone, weight.name(), vec![unit; len].into());
-            let estimate = Spsa { eps: SLOPE_EPS }.slope(direction, |view| {
+            let estimate = Spsa::two_sided(SLOPE_EPS).slope(direction, |view| {
                 let both = losses(&backbone, &part, view);
                 [both[0][0], both[1][0]]
             });
             let expected = number(&gradients[weight.name()], "sum") * f64::from(unit);
             let place = format!("{}: {}", case.name(), weight.name());
             report.number("slope of the loss along a weight", place, estimate.slope, expected, SLOPE);
+        }
+        let (_, exact) = mean_backbone_gradients(&backbone, std::slice::from_ref(&batch));
+        for (weight, gradient) in backbone.parameters().iter().zip(exact) {
+            let place = format!("{}: {}", case.name(), weight.name());
+            let (gradient, expected) = (values(gradient), &gradients[weight.name()]);
+            let length = gradient.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            report.number("length of a gradient", &place, length, number(expected, "l2"), GRADIENT);
+            for (index, value) in list(expected, "flat_index").iter().zip(numbers(expected, "value")) {
+                let index = index.as_u64().unwrap() as usize;
+                report.number("gradient of a weight", &place, f64::from(gradient[index]), value, GRADIENT);
+            }
         }
         report.ran();
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
 use zofo::hf::WeightDtype;
-use zofo::zo::journal::{FORMAT_VERSION, Journal, OptimizerRecord, RECORD_BYTES, Record};
+use zofo::zo::journal::{Journal, OptimizerRecord, RECORD_BYTES, Record, UpdateScheme};
 
 /// Arguments of `zofo journal`.
 #[derive(Debug, Args)]
@@ -26,6 +26,8 @@ struct Report<'a> {
     direction_scheme: u32,
     storage: WeightDtype,
     optimizer: &'a OptimizerRecord,
+    /// What directions are, how many a step has, and the weight decay.
+    scheme: &'a UpdateScheme,
     /// Tensors of the base model.
     tensors: usize,
     /// Weights in them.
@@ -56,10 +58,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let journal = Journal::read_tolerant(&arguments.file)?;
     let header = &journal.header;
     let report = Report {
-        format_version: FORMAT_VERSION,
+        format_version: header.format_version(),
         direction_scheme: header.direction_scheme,
         storage: header.storage,
         optimizer: &header.optimizer,
+        scheme: &header.updates,
         tensors: header.tensors.len(),
         // Saturating: the shapes are what a file says.
         weights: header.tensors.iter().fold(0, |sum, tensor| {
@@ -75,12 +78,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
 impl Updates {
     fn of(records: &[Record]) -> Option<Self> {
         let (first, last) = (records.first()?, records.last()?);
+        let steps = records.chunk_by(|left, right| left.step == right.step).count() as u64;
         let squares: f64 = records.iter().map(|record| f64::from(record.slope).powi(2)).sum();
         Some(Self {
             first_step: first.step,
             last_step: last.step,
-            // Steps increase, so there are at least as many places as records.
-            skipped_steps: last.step - first.step - (records.len() as u64 - 1),
+            // Steps increase, so there are at least as many places as steps with records.
+            skipped_steps: last.step - first.step - (steps - 1),
             slope_rms: (squares / records.len() as f64).sqrt(),
             last_slope: last.slope,
             last_learning_rate: last.learning_rate,
@@ -90,6 +94,24 @@ impl Updates {
 }
 
 impl Report<'_> {
+    fn describe_directions(&self) -> String {
+        let UpdateScheme { directions, per_step, weight_decay } = self.scheme;
+        let mut text = format!("directions  {per_step} a step, {}", directions.distribution);
+        if let Some(rank) = directions.rank {
+            text += &format!(" of rank {rank}");
+        }
+        if let Some(names) = &directions.names {
+            text += &format!(", over weights named {names}");
+        }
+        if let Some(layers) = &directions.layers {
+            text += &format!(", in the layers {layers:?}");
+        }
+        if let Some(mask) = &directions.elements {
+            text += &format!(", over {} of the elements ({})", mask.share, mask.by);
+        }
+        text + &format!("; weight decay {weight_decay}")
+    }
+
     fn describe(&self) -> String {
         let storage = self.storage;
         let constants =
@@ -98,6 +120,7 @@ impl Report<'_> {
             format!("format      version {}, direction scheme {}", self.format_version, self.direction_scheme),
             format!("base model  {} weights in {} tensors, stored as {storage}", self.weights, self.tensors),
             format!("optimizer   {}{}", self.optimizer.name, constants.collect::<String>()),
+            self.describe_directions(),
             format!("updates     {}, {} bytes", self.records, self.records * RECORD_BYTES),
         ];
         if let Some(updates) = &self.updates {
@@ -130,5 +153,8 @@ mod tests {
         assert_eq!((updates.first_step, updates.last_step, updates.skipped_steps), (3, 9, 4));
         assert!((updates.slope_rms - (50.0f64 / 3.0).sqrt()).abs() < 1e-12);
         assert_eq!(Updates::of(&[record(3, 1.0)]).unwrap().skipped_steps, 0);
+        // Two directions a step.
+        let of_two = [3, 3, 4, 4, 6, 6].map(|step| record(step, 1.0));
+        assert_eq!(Updates::of(&of_two).unwrap().skipped_steps, 1);
     }
 }

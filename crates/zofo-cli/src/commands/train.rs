@@ -110,22 +110,29 @@ fn describe(summary: &Summary, keep: Keep) -> String {
         0 => String::new(),
         skipped => format!(", {skipped} of them without moving θ"),
     };
-    format!(
-        "{}\n\
-         kept      step {} of {}{skipped}: {why}; adapter {}\n\
-         training  {} without evaluation\n\
-         adapter   {}\n\
-         backbone  {}\n\
-         journal   {}\n\
-         metrics   {}\n",
-        table(&rows),
+    let mut text = table(&rows) + "\n";
+    if !summary.method.trains() {
+        text += &format!("metrics   {}\n", summary.metrics.display());
+        return text;
+    }
+    let adapter = summary.kept_adapter.map_or_else(String::new, |kept| format!("; adapter {kept}"));
+    text += &format!(
+        "kept      step {} of {}{skipped}: {why}{adapter}\n\
+         training  {} without evaluation\n",
         summary.kept_step,
         summary.steps,
-        summary.kept_adapter,
         Clock(Duration::try_from_secs_f64(summary.training_seconds).unwrap_or_default()),
-        summary.adapter.display(),
-        summary.backbone.display(),
-        summary.journal.display(),
-        summary.metrics.display(),
-    )
+    );
+    let places = [
+        ("adapter", summary.adapter.as_deref()),
+        ("backbone", summary.backbone.as_deref()),
+        ("journal", Some(summary.journal.as_path())),
+        ("metrics", Some(summary.metrics.as_path())),
+    ];
+    for (name, place) in places {
+        if let Some(place) = place {
+            text += &format!("{name:<9} {}\n", place.display());
+        }
+    }
+    text
 }

@@ -118,7 +118,8 @@ impl Workspace {
     /// Everything of the run in `run` that has to be the same every time: weights, journal, and which events there were.
     pub fn results(&self) -> Results {
         let mut files = BTreeMap::from([("journal.zofo".to_owned(), fs::read(self.path("run/journal.zofo")).unwrap())]);
-        for folder in ["adapter", "backbone"] {
+        // A method leaves what it trains.
+        for folder in ["adapter", "backbone"].into_iter().filter(|folder| self.path("run").join(folder).exists()) {
             for (name, content) in content(&self.path("run").join(folder)) {
                 files.insert(format!("{folder}/{name}"), content);
             }

@@ -4,6 +4,7 @@
 
 use half::bf16;
 
+use super::descent::Descent;
 use super::run::Kernel;
 use super::stream::{Piece, Stream};
 use super::weight::{Weight, round_stochastically};
@@ -16,7 +17,7 @@ pub(super) struct Fill<'a> {
 impl Kernel for Fill<'_> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
-        let z = &stream.normals(piece.group)[piece.in_group];
+        let z = &stream.values(piece.group)[piece.in_group];
         self.out[piece.in_slice].copy_from_slice(z);
     }
 }
@@ -31,7 +32,7 @@ pub(super) struct Perturb<'a, W> {
 impl<W: Weight> Kernel for Perturb<'_, W> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
-        let z = &stream.normals(piece.group)[piece.in_group];
+        let z = &stream.values(piece.group)[piece.in_group];
         let weights = &self.weights[piece.in_slice.clone()];
         for ((out, w), z) in self.out[piece.in_slice].iter_mut().zip(weights).zip(z) {
             *out = w.widen() + self.scale * z;
@@ -50,7 +51,7 @@ pub(super) struct PerturbPair<'a, W> {
 impl<W: Weight> Kernel for PerturbPair<'_, W> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
-        let z = &stream.normals(piece.group)[piece.in_group];
+        let z = &stream.values(piece.group)[piece.in_group];
         let weights = &self.weights[piece.in_slice.clone()];
         let plus = &mut self.plus[piece.in_slice.clone()];
         let minus = &mut self.minus[piece.in_slice];
@@ -62,36 +63,70 @@ impl<W: Weight> Kernel for PerturbPair<'_, W> {
     }
 }
 
-/// w ← w − coefficient·z.
+/// w ← keep·w − coefficient·z.
 pub(super) struct UpdateF32<'a> {
     pub(super) weights: &'a mut [f32],
-    pub(super) coefficient: f32,
+    pub(super) step: Descent,
 }
 
 impl Kernel for UpdateF32<'_> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
-        let z = &stream.normals(piece.group)[piece.in_group];
+        let z = &stream.values(piece.group)[piece.in_group];
         for (w, z) in self.weights[piece.in_slice].iter_mut().zip(z) {
-            *w -= self.coefficient * z;
+            *w = self.step.of(*w, *z);
         }
     }
 }
 
-/// w ← w − coefficient·z, rounded stochastically.
+/// w ← keep·w − coefficient·z, rounded stochastically.
 pub(super) struct UpdateBf16<'a> {
     pub(super) weights: &'a mut [bf16],
-    pub(super) coefficient: f32,
+    pub(super) step: Descent,
 }
 
 impl Kernel for UpdateBf16<'_> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
-        let z = &stream.normals(piece.group)[piece.in_group.clone()];
+        let z = &stream.values(piece.group)[piece.in_group.clone()];
         let words = stream.rounding_words(piece.group);
         let weights = &mut self.weights[piece.in_slice];
         for ((w, z), &word) in weights.iter_mut().zip(z).zip(&words.as_flattened()[piece.in_group]) {
-            *w = round_stochastically(w.widen() - self.coefficient * z, word);
+            *w = round_stochastically(self.step.of(w.widen(), *z), word);
+        }
+    }
+}
+
+/// Values, rounded stochastically.
+pub(super) struct RoundBf16<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) weights: &'a mut [bf16],
+}
+
+impl Kernel for RoundBf16<'_> {
+    #[inline(always)]
+    fn piece(&mut self, stream: &Stream, piece: Piece) {
+        let words = stream.rounding_words(piece.group);
+        let values = &self.values[piece.in_slice.clone()];
+        let weights = &mut self.weights[piece.in_slice];
+        for ((w, value), &word) in weights.iter_mut().zip(values).zip(&words.as_flattened()[piece.in_group]) {
+            *w = round_stochastically(*value, word);
+        }
+    }
+}
+
+/// Whether a random mask leaves an element out: its word is not below the threshold.
+pub(super) struct Dropped<'a> {
+    pub(super) threshold: u32,
+    pub(super) dropped: &'a mut [bool],
+}
+
+impl Kernel for Dropped<'_> {
+    #[inline(always)]
+    fn piece(&mut self, stream: &Stream, piece: Piece) {
+        let words = stream.mask_words(piece.group);
+        for (dropped, &word) in self.dropped[piece.in_slice].iter_mut().zip(&words.as_flattened()[piece.in_group]) {
+            *dropped = word >= self.threshold;
         }
     }
 }

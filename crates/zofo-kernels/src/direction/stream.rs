@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::Distribution;
 use super::normal::box_muller;
 use super::philox::{RoundKeys, philox4x32_10};
 
@@ -19,20 +20,28 @@ pub(super) const MAX_ELEMENTS: u64 = 1 << 58;
 /// counter.
 #[derive(Clone, Copy)]
 enum Domain {
-    Normal = 0,
+    Value = 0,
     Rounding = 1,
+    Mask = 2,
 }
 
 /// The bits of one parameter under one seed, computed group by group.
 pub(super) struct Stream {
     keys: RoundKeys,
     parameter: [u32; 2],
+    distribution: Distribution,
 }
 
 impl Stream {
     #[inline(always)]
     pub(super) fn new(seed: u64, parameter: u64) -> Self {
-        Self { keys: RoundKeys::new(seed), parameter: [parameter as u32, (parameter >> 32) as u32] }
+        let parameter = [parameter as u32, (parameter >> 32) as u32];
+        Self { keys: RoundKeys::new(seed), parameter, distribution: Distribution::Gaussian }
+    }
+
+    #[inline(always)]
+    pub(super) fn with_distribution(self, distribution: Distribution) -> Self {
+        Self { distribution, ..self }
     }
 
     /// The four words of each counter of a group: `[word][lane]`.
@@ -51,10 +60,31 @@ impl Stream {
         words
     }
 
+    /// The direction at elements 64·`group` to 64·`group` + 63.
+    #[inline(always)]
+    pub(super) fn values(&self, group: u64) -> [f32; GROUP] {
+        match self.distribution {
+            Distribution::Gaussian => self.normals(group),
+            Distribution::Rademacher => self.signs(group),
+        }
+    }
+
+    /// The signs of the same elements as [`normals`](Self::normals).
+    #[inline(always)]
+    fn signs(&self, group: u64) -> [f32; GROUP] {
+        const ONE: u32 = 1.0f32.to_bits();
+        let words = self.words(Domain::Value, group);
+        let mut z = [0.0; GROUP];
+        for (z, word) in z.iter_mut().zip(words.as_flattened()) {
+            *z = f32::from_bits(ONE | word & 0x8000_0000);
+        }
+        z
+    }
+
     /// The normals of elements 64·`group` to 64·`group` + 63.
     #[inline(always)]
-    pub(super) fn normals(&self, group: u64) -> [f32; GROUP] {
-        let [w0, w1, w2, w3] = self.words(Domain::Normal, group);
+    fn normals(&self, group: u64) -> [f32; GROUP] {
+        let [w0, w1, w2, w3] = self.words(Domain::Value, group);
         let mut z = [0.0; GROUP];
         for lane in 0..LANES {
             (z[lane], z[LANES + lane]) = box_muller(w0[lane], w1[lane]);
@@ -68,6 +98,12 @@ impl Stream {
     #[inline(always)]
     pub(super) fn rounding_words(&self, group: u64) -> [[u32; LANES]; 4] {
         self.words(Domain::Rounding, group)
+    }
+
+    /// The same of a random mask.
+    #[inline(always)]
+    pub(super) fn mask_words(&self, group: u64) -> [[u32; LANES]; 4] {
+        self.words(Domain::Mask, group)
     }
 }
 
@@ -121,6 +157,8 @@ mod tests {
         ) {
             let stream = Stream::new(seed, parameter);
             let (normals, words) = (stream.normals(group), stream.rounding_words(group));
+            let of_mask = stream.mask_words(group);
+            let signs = Stream::new(seed, parameter).with_distribution(Distribution::Rademacher).values(group);
             let elements = normals.iter().zip(words.as_flattened()).enumerate();
             for (offset, (normal, rounding)) in elements {
                 let index = group * GROUP as u64 + offset as u64;
@@ -128,8 +166,12 @@ mod tests {
                 let pair = word / 2 * 2;
                 let (x, y) = box_muller(words[pair], words[pair + 1]);
                 prop_assert_eq!(normal.to_bits(), if word == pair { x } else { y }.to_bits());
+                let sign = if words[word] >> 31 == 0 { 1.0 } else { -1.0 };
+                prop_assert_eq!(signs[offset], sign);
                 let (words, word) = element(seed, parameter, index, 1);
                 prop_assert_eq!(*rounding, words[word]);
+                let (words, word) = element(seed, parameter, index, 2);
+                prop_assert_eq!(of_mask.as_flattened()[offset], words[word]);
             }
         }
 

@@ -4,7 +4,7 @@
 use half::bf16;
 use proptest::prelude::*;
 
-use super::{Direction, Isa, ParameterId};
+use super::{Descent, Direction, Distribution, Isa, ParameterId};
 
 fn direction(seed: u64) -> Direction {
     Direction::new(seed, ParameterId::from_name("model.layers.0.self_attn.q_proj.weight"))
@@ -104,16 +104,18 @@ proptest! {
         let short: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();
         let run = |isa: Isa| {
             let direction = direction(seed).with_isa(isa);
-            let mut out = [(); 7].map(|()| vec![f32::NAN; w.len()]);
-            let [fill, perturbed, plus, minus, short_perturbed, short_plus, short_minus] = &mut out;
+            let mut out = [(); 8].map(|()| vec![f32::NAN; w.len()]);
+            let [fill, signs, perturbed, plus, minus, short_perturbed, short_plus, short_minus] = &mut out;
             direction.fill(start, fill);
+            direction.with_distribution(Distribution::Rademacher).fill(start, signs);
             direction.perturb(start, &w, scale, perturbed);
             direction.perturb_pair(start, &w, scale, plus, minus);
             direction.perturb(start, &short, scale, short_perturbed);
             direction.perturb_pair(start, &short, scale, short_plus, short_minus);
             let (mut updated, mut short_updated) = (w.clone(), short.clone());
-            direction.update_f32(start, &mut updated, scale);
-            direction.update_bf16(start, &mut short_updated, scale);
+            let step = Descent { keep: 0.75, coefficient: scale };
+            direction.update_f32(start, &mut updated, step);
+            direction.update_bf16(start, &mut short_updated, step);
             (out.map(|values| bits(&values)), bits(&updated), bf16_bits(&short_updated))
         };
         let portable = Isa::available().next().map(run);
@@ -143,6 +145,22 @@ proptest! {
         let mut updated = w.clone();
         direction.update_f32(start, &mut updated, eps);
         prop_assert_eq!(bits(&updated), moved(-1.0));
+        let mut decayed = w.clone();
+        direction.update_f32(start, &mut decayed, Descent { keep: 0.9, coefficient: eps });
+        let expected: Vec<f32> = w.iter().zip(&z).map(|(w, z)| 0.9 * w - eps * z).collect();
+        prop_assert_eq!(bits(&decayed), bits(&expected));
+    }
+
+    #[test]
+    fn signs_are_fair_and_do_not_depend_on_chunks(seed: u64, start in 0u64..1 << 57, cut in 0usize..4000) {
+        let direction = direction(seed).with_distribution(Distribution::Rademacher);
+        let whole = normals(direction, start, 4000);
+        prop_assert!(whole.iter().all(|z| z.abs() == 1.0));
+        // Six standard deviations.
+        prop_assert!(whole.iter().sum::<f32>().abs() < 6.0 * 4000f32.sqrt());
+        let mut parts = normals(direction, start, cut);
+        parts.extend(normals(direction, start + cut as u64, 4000 - cut));
+        prop_assert_eq!(whole, parts);
     }
 
     #[test]

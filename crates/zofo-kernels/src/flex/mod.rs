@@ -14,6 +14,7 @@ mod weight;
 
 use crate::activation::Activation;
 use crate::compute::Compute;
+use crate::direction::Descent;
 use crate::layout::{AttentionLayout, RotaryAngles};
 use crate::ops::DecoderOps;
 use crate::view::{Noise, WeightView};
@@ -108,15 +109,27 @@ impl RowWeight {
 impl DecoderOps for Flex {
     fn project(x: FlexTensor, weight: FlexTensor, view: WeightView, compute: Compute) -> FlexTensor {
         let x = Activations::new(x);
-        let weight = WeightMatrix::new(&weight, &view);
-        let y = dots::product(x.values(), &weight, compute);
+        // Along a direction of low rank no perturbed weight is formed.
+        let low_rank = view.low_rank();
+        let seen = if low_rank.is_some() { &WeightView::Exact } else { &view };
+        let weight = WeightMatrix::new(&weight, seen);
+        let mut y = dots::product(x.values(), &weight, compute);
+        if let Some((z, scales)) = &low_rank {
+            z.add_product(x.values(), &mut y, scales);
+        }
         matrix(y, [x.shape()[0], weight.rows])
     }
 
     fn project_transposed(x: FlexTensor, weight: FlexTensor, view: WeightView, compute: Compute) -> FlexTensor {
         let x = Activations::new(x);
-        let weight = WeightMatrix::new(&weight, &view);
-        let y = gemm::product(x.values(), &weight, compute);
+        // Along a direction of low rank no perturbed weight is formed.
+        let low_rank = view.low_rank();
+        let seen = if low_rank.is_some() { &WeightView::Exact } else { &view };
+        let weight = WeightMatrix::new(&weight, seen);
+        let mut y = gemm::product(x.values(), &weight, compute);
+        if let Some((z, scales)) = &low_rank {
+            z.add_product_transposed(x.values(), &mut y, scales);
+        }
         matrix(y, [x.shape()[0], weight.columns])
     }
 
@@ -288,19 +301,19 @@ impl DecoderOps for Flex {
         matrix(gradient, hidden.shape())
     }
 
-    fn descend(mut weight: FlexTensor, noise: Noise, coefficient: f32) -> FlexTensor {
+    fn descend(mut weight: FlexTensor, noise: Noise, step: Descent) -> FlexTensor {
         // A shared weight would be copied silently: θ once more in memory. Evaluations must have ended.
         const SHARED: &str = "a weight is updated while something else still holds it";
         match weight.dtype() {
             DType::F32 => {
                 let values = weight.try_storage_mut::<f32>().expect(SHARED);
                 let chunks = values.par_chunks_mut(UPDATE_CHUNK).enumerate();
-                chunks.for_each(|(i, w)| noise.update_f32(i * UPDATE_CHUNK, w, coefficient));
+                chunks.for_each(|(i, w)| noise.update_f32(i * UPDATE_CHUNK, w, step));
             }
             DType::BF16 => {
                 let values = weight.try_storage_mut::<bf16>().expect(SHARED);
                 let chunks = values.par_chunks_mut(UPDATE_CHUNK).enumerate();
-                chunks.for_each(|(i, w)| noise.update_bf16(i * UPDATE_CHUNK, w, coefficient));
+                chunks.for_each(|(i, w)| noise.update_bf16(i * UPDATE_CHUNK, w, step));
             }
             other => panic!("weights are stored as f32 or bf16, not {other:?}"),
         }

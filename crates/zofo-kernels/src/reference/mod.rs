@@ -17,10 +17,11 @@ pub use nll::{token_nll, token_nll_backward};
 pub use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub use rotary::rotary;
 
+use crate::direction::Descent;
 use crate::view::{Noise, WeightView};
-use burn::backend::tensor::{Device, FloatTensor};
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{DType, FloatDType, Shape, Slice, TensorData};
+use burn::tensor::{DType, FloatDType, Slice, TensorData};
 use std::ops::Range;
 
 /// `w + scale·z` in f32, for the one or two signs of `view`. z is made on the host and uploaded.
@@ -34,15 +35,27 @@ fn weights<B: Backend>(weight: FloatTensor<B>, view: &WeightView) -> Vec<FloatTe
         WeightView::One { noise, scale } => (noise, vec![*scale]),
         WeightView::Pair { noise, eps } => (noise, vec![*eps, -*eps]),
     };
-    let z = direction_tensor::<B>(noise, exact.shape(), &exact.device());
+    let z = direction_tensor::<B>(noise, &exact);
     let perturbed = |scale: f32| B::float_add(exact.clone(), B::float_mul_scalar(z.clone(), scale.into()));
     scales.into_iter().map(perturbed).collect()
 }
 
-fn direction_tensor<B: Backend>(noise: &Noise, shape: Shape, device: &Device<B>) -> FloatTensor<B> {
-    let mut z = vec![0.0f32; shape.num_elements()];
-    noise.fill(0, &mut z);
-    B::float_from_data(TensorData::new(z, shape), device)
+/// z over a weight in f32. Only a mask has to read the weight back.
+fn direction_tensor<B: Backend>(noise: &Noise, weight: &FloatTensor<B>) -> FloatTensor<B> {
+    let mut z = vec![0.0f32; weight.shape().num_elements()];
+    match noise {
+        Noise::Masked(..) => {
+            let data = into_data::<B>(weight.clone());
+            noise.fill_for(0, data.as_slice::<f32>().expect("the weight was cast to f32"), &mut z);
+        }
+        Noise::Generated(_) | Noise::LowRank(_) | Noise::Stored(_) => noise.fill(0, &mut z),
+    }
+    B::float_from_data(TensorData::new(z, weight.shape()), &weight.device())
+}
+
+fn into_data<B: Backend>(weight: FloatTensor<B>) -> TensorData {
+    let read = burn::tensor::read_sync(B::float_into_data(weight));
+    read.unwrap_or_else(|error| panic!("reading a weight back failed: {error:?}"))
 }
 
 /// Rows `range` of a matrix.
@@ -84,19 +97,17 @@ fn soft_cap_slope<B: Backend>(capped: FloatTensor<B>, cap: f32) -> FloatTensor<B
 
 /// See [`DecoderOps::descend`](crate::DecoderOps::descend). The host does the arithmetic, so that every
 /// device gets the same bits.
-pub fn descend<B: Backend>(weight: FloatTensor<B>, noise: &Noise, coefficient: f32) -> FloatTensor<B> {
+pub fn descend<B: Backend>(weight: FloatTensor<B>, noise: &Noise, step: Descent) -> FloatTensor<B> {
     let (device, dtype) = (weight.device(), weight.dtype());
-    let read = burn::tensor::read_sync(B::float_into_data(weight));
-    let data = read.unwrap_or_else(|error| panic!("reading a weight back failed: {error:?}"));
-    let (mut bytes, shape, _) = data.into_parts();
-    descend_bytes(&mut bytes, dtype, noise, coefficient);
+    let (mut bytes, shape, _) = into_data::<B>(weight).into_parts();
+    descend_bytes(&mut bytes, dtype, noise, step);
     B::float_from_data(TensorData::from_bytes(bytes, shape, dtype), &device)
 }
 
-fn descend_bytes(bytes: &mut [u8], dtype: DType, noise: &Noise, coefficient: f32) {
+fn descend_bytes(bytes: &mut [u8], dtype: DType, noise: &Noise, step: Descent) {
     match dtype {
-        DType::F32 => noise.update_f32(0, bytemuck::cast_slice_mut(bytes), coefficient),
-        DType::BF16 => noise.update_bf16(0, bytemuck::cast_slice_mut(bytes), coefficient),
+        DType::F32 => noise.update_f32(0, bytemuck::cast_slice_mut(bytes), step),
+        DType::BF16 => noise.update_bf16(0, bytemuck::cast_slice_mut(bytes), step),
         other => unreachable!("weights are stored as f32 or bf16, not {other:?}"),
     }
 }

@@ -106,7 +106,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let nll = Flex::token_nll(x.clone(), w.clone(), targets.clone(), cap, view.clone(), Compute::F32);
             let dh =
                 Flex::token_nll_backward(ones.clone(), x.clone(), w.clone(), targets.clone(), cap, view, Compute::F32);
-            let moved = Flex::descend(matrix(3, 300, 700), noise(), 0.5);
+            let moved = Flex::descend(matrix(3, 300, 700), noise(), 0.5.into());
             [y, y16, dx, dx16, norm, dk, gated, nll, dh, moved].map(|x| floats(&x)).concat()
         })
     };

@@ -12,8 +12,9 @@ pub use workload::{EPS, FixedBatches, RATES, Workload, bilevel, mezo_step};
 use crate::eval::{Generation, GenerationError, Sampling, evaluate, generate};
 use crate::model::{Backbone, Part};
 use crate::task::TaskError;
-use crate::train::bilevel::{Bilevel, StepError};
+use crate::train::bilevel::Bilevel;
 use crate::train::loss::losses;
+use crate::train::{StepError, StepInput};
 use crate::zo::{BackboneDirection, Perturbation};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -104,11 +105,12 @@ pub fn measure(
 ) -> Result<Report, BenchError> {
     let batches = &workload.batches;
     progress("inner step");
-    let inner_ms = mean_ms(workload, |i| method.inner_step(&batches[i], RATES.shadow, 0).map(drop))?;
+    let fixed = |i: usize| FixedBatches { inner: &batches[i], outer: &batches[i], penalty: &batches[i + 1] };
+    let inner_ms = mean_ms(workload, |i| method.inner_step(&mut fixed(i), RATES.shadow, 0).map(drop))?;
     progress("outer step");
     let outer_ms = mean_ms(workload, |i| {
-        let mut batches = FixedBatches { inner: &batches[i], outer: &batches[i], penalty: &batches[i + 1] };
-        method.step(BackboneDirection::Seeded(i as u64), &mut batches, RATES, 0).map(drop)
+        let input = StepInput::new(vec![BackboneDirection::Seeded(i as u64)], RATES);
+        method.step(&input, &mut fixed(i)).map(drop)
     })?;
     progress("forward pass");
     let forward = |method: &Bilevel, i: usize, perturbation: &Perturbation| {

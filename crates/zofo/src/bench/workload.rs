@@ -3,10 +3,11 @@
 use super::BenchError;
 use crate::model::config::{Layer, Linear, Qkv, UpProjection};
 use crate::model::{Backbone, Batch, Part};
-use crate::peft::{Adapter, AdapterConfig, AdapterError, AdapterOptimizer, LoraConfig, OptimizerKind};
+use crate::peft::{Adapter, AdapterConfig, AdapterError, LoraConfig, OptimizerKind};
 use crate::task::{EncodedExample, Encoder, Example, ModelLimits, Task, TemplateName};
-use crate::train::bilevel::{Batches, Bilevel, LearningRates};
+use crate::train::bilevel::Bilevel;
 use crate::train::loss::losses;
+use crate::train::{Batches, Block, LearningRates};
 use crate::zo::BackboneDirection;
 use crate::zo::estimator::{Estimate, Spsa};
 use crate::zo::optimizer::BackboneOptimizer;
@@ -83,21 +84,22 @@ pub fn bilevel(backbone: Backbone) -> Result<Bilevel, AdapterError> {
     let adapter = Adapter::new(&AdapterConfig::Lora(LoraConfig::default()), &backbone, 0)?;
     Ok(Bilevel {
         backbone,
-        adapter: adapter.clone(),
-        shadow: adapter,
-        adapter_optimizer: AdapterOptimizer::new(OptimizerKind::AdamW),
-        shadow_optimizer: AdapterOptimizer::new(OptimizerKind::AdamW),
+        adapter: Block::new(adapter.clone(), OptimizerKind::AdamW),
+        shadow: Block::new(adapter, OptimizerKind::AdamW),
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
+        spsa: Spsa::two_sided(EPS),
         penalty: 1e4,
+        penalty_normalized: false,
         inner_steps: 0,
-        eps: EPS,
+        inner_accumulate: 1,
+        outer_accumulate: 1,
     })
 }
 
 /// One step of MeZO by SGD: the slope of F(θ; B) along a direction, and the update of θ.
 pub fn mezo_step(backbone: &mut Backbone, batch: &Batch, seed: u64) -> Estimate {
     let direction = BackboneDirection::Seeded(seed);
-    let estimate = Spsa { eps: EPS }.slope(direction.clone(), |view| {
+    let estimate = Spsa::two_sided(EPS).slope(direction.clone(), |view| {
         let both = losses(backbone, &[Part { batch, adapter: None }], view);
         [both[0][0], both[1][0]]
     });

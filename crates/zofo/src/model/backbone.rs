@@ -3,13 +3,14 @@
 use super::config::DecoderConfig;
 use crate::hf::{HfError, ModelFiles, WeightDtype, hash_bytes};
 use crate::zo::{BackboneDirection, Perturbation};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 use burn_std::Bytes;
+use half::bf16;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use zofo_kernels::direction::ParameterId;
+use zofo_kernels::direction::{Descent, ParameterId};
 use zofo_kernels::tensor::{StoredBytes, stored_bytes};
 use zofo_kernels::{Compute, Noise, WeightView};
 
@@ -48,8 +49,43 @@ impl Parameter {
         f(&self.bytes())
     }
 
+    /// The values, row-major.
+    pub(crate) fn values(&self) -> ParameterValues {
+        ParameterValues { bytes: self.bytes(), dtype: self.value.dtype() }
+    }
+
     fn bytes(&self) -> StoredBytes {
         stored_bytes(self.value())
+    }
+}
+
+/// The values of a [`Parameter`], which can't be updated while they exist.
+pub(crate) struct ParameterValues {
+    bytes: StoredBytes,
+    dtype: DType,
+}
+
+impl ParameterValues {
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() / self.dtype.size()
+    }
+
+    /// z\[start .. start + out.len()\], with 0 where a mask leaves out the weight.
+    pub(crate) fn fill_noise(&self, noise: &Noise, start: usize, out: &mut [f32]) {
+        let range = start..start + out.len();
+        match self.dtype {
+            DType::BF16 => noise.fill_for(start, &bytemuck::cast_slice::<u8, bf16>(&self.bytes)[range], out),
+            _ => noise.fill_for(start, &bytemuck::cast_slice::<u8, f32>(&self.bytes)[range], out),
+        }
+    }
+
+    /// A copy.
+    pub(crate) fn to_f32(&self) -> Vec<f32> {
+        match self.dtype {
+            DType::BF16 => bytemuck::cast_slice::<u8, bf16>(&self.bytes).iter().map(|value| value.to_f32()).collect(),
+            _ => bytemuck::cast_slice::<u8, f32>(&self.bytes).to_vec(),
+        }
     }
 }
 
@@ -136,20 +172,22 @@ impl Backbone {
         (parameter.value(), perturbation.view(&parameter.name, parameter.id))
     }
 
-    /// θ ← θ − `coefficient`·z, in place.
+    /// θ ← keep·θ − coefficient·z, in place; a weight that z does not cover stays as it is. The direction's scale is not
+    /// applied: it is part of the coefficient.
     ///
     /// # Panics
     ///
     /// If a stored direction lacks a weight, or has too few values for one.
-    pub fn descend(&mut self, direction: &BackboneDirection, coefficient: f32) {
-        for parameter in &mut self.parameters {
-            parameter.descend(direction.of(&parameter.name, parameter.id), coefficient);
+    pub fn descend(&mut self, direction: &BackboneDirection, step: impl Into<Descent>) {
+        let step = step.into();
+        for parameter in self.parameters.iter_mut().filter(|parameter| direction.covers(&parameter.name)) {
+            parameter.descend(direction.of(&parameter.name, parameter.id), step);
         }
     }
 
-    /// One weight of θ ← θ − `coefficient`·z.
-    pub(crate) fn descend_one(&mut self, index: usize, noise: Noise, coefficient: f32) {
-        self.parameters[index].descend(noise, coefficient);
+    /// One weight of θ ← keep·θ − coefficient·z.
+    pub(crate) fn descend_one(&mut self, index: usize, noise: Noise, step: Descent) {
+        self.parameters[index].descend(noise, step);
     }
 
     /// Writes θ as a Hugging Face model folder, with configuration and tokenizer of the model that it came from.
@@ -165,7 +203,7 @@ impl Backbone {
 
     /// Replaces all weights by what `reader` gives, stored as they are here, in the order of
     /// [`parameters`](Self::parameters).
-    pub(crate) fn read_weights(&mut self, reader: &mut impl std::io::Read) -> std::io::Result<()> {
+    pub(crate) fn read_weights(&mut self, reader: &mut dyn std::io::Read) -> std::io::Result<()> {
         for parameter in &mut self.parameters {
             let dtype = parameter.value.dtype();
             let mut bytes = vec![0u8; parameter.value.shape().num_elements() * dtype.size()];
@@ -174,6 +212,41 @@ impl Backbone {
             parameter.value = Tensor::from_data(data, (&self.device, dtype));
         }
         Ok(())
+    }
+
+    /// The same weights, in memory that both share, as leaves of a new autodiff graph. They have to be f32.
+    pub(crate) fn tracked(&self) -> Self {
+        let leaf = |parameter: &Parameter| Parameter {
+            name: parameter.name.clone(),
+            id: parameter.id,
+            shape: parameter.shape.clone(),
+            value: parameter.value().autodiff().require_grad(),
+        };
+        Self {
+            config: self.config.clone(),
+            dtype: self.dtype,
+            compute: self.compute,
+            device: self.device.clone(),
+            parameters: self.parameters.iter().map(leaf).collect(),
+            index: self.index.clone(),
+        }
+    }
+
+    /// Gradients of a [`tracked`](Self::tracked) backbone, in the order of [`parameters`](Self::parameters). A weight that
+    /// the loss does not depend on has gradient 0.
+    pub(crate) fn gradients(&self, mut gradients: Gradients) -> Vec<Tensor<2>> {
+        let gradient = |parameter: &Parameter| {
+            let zeros = || Tensor::zeros(parameter.value.dims(), &self.device);
+            parameter.value.grad_remove(&mut gradients).unwrap_or_else(zeros)
+        };
+        self.parameters.iter().map(gradient).collect()
+    }
+
+    /// Replaces all weights, given in the order of [`parameters`](Self::parameters).
+    pub(crate) fn replace_values(&mut self, values: Vec<Tensor<2>>) {
+        for (parameter, value) in self.parameters.iter_mut().zip(values) {
+            parameter.value = value;
+        }
     }
 
     /// SHA-256 of every weight's bytes, in order.
@@ -196,10 +269,10 @@ impl Parameter {
         Self { name, id, shape, value }
     }
 
-    fn descend(&mut self, noise: Noise, coefficient: f32) {
+    fn descend(&mut self, noise: Noise, step: Descent) {
         // The kernel updates in place what nobody else holds, so the weight leaves its place meanwhile.
         let empty = Tensor::empty([0, 0], &self.value.device());
         let value = std::mem::replace(&mut self.value, empty);
-        self.value = zofo_kernels::tensor::descend(value, noise, coefficient);
+        self.value = zofo_kernels::tensor::descend(value, noise, step);
     }
 }

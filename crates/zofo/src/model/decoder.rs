@@ -8,7 +8,7 @@ use crate::peft::Adapter;
 use crate::zo::Perturbation;
 use burn::tensor::{Int, Tensor, TensorData};
 use std::sync::Arc;
-use zofo_kernels::{AttentionLayout, RotaryAngles, tensor as ops};
+use zofo_kernels::{AttentionLayout, RotaryAngles, WeightView, tensor as ops};
 
 /// Keys and values of earlier tokens, virtual ones included: one pair `[tokens, kv_heads · head_dim]` per block.
 #[derive(Clone, Default)]
@@ -64,7 +64,9 @@ impl Backbone {
         let hidden = self.output(hidden, perturbation);
         let output = &self.config().output;
         let (head, view) = self.read(&output.head, perturbation);
-        let targets = rows.spans.iter().flat_map(|span| &span.batch.labels).map(|label| label.target).collect();
+        let targets: Vec<u32> =
+            rows.spans.iter().flat_map(|span| &span.batch.labels).map(|label| label.target).collect();
+        let targets = for_every_sign(&targets, perturbation, &view);
         ops::token_nll(hidden, head, targets, output.softcap, view, self.compute())
     }
 
@@ -144,7 +146,7 @@ impl Backbone {
     fn embed_words(&self, ids: &[u32], perturbation: &Perturbation) -> Tensor<2> {
         let embedding = &self.config().embedding;
         let (table, view) = self.read(&embedding.tokens, perturbation);
-        let words = ops::embed(table, ids.into(), view);
+        let words = ops::embed(table, for_every_sign(ids, perturbation, &view), view);
         match embedding.scale {
             Some(scale) => words * scale,
             None => words,
@@ -263,9 +265,9 @@ impl<'a> Pass<'a> {
             x = backbone.linear(projection, x, perturbation);
         }
         if let Some(table) = &embedding.positions {
-            let positions = rows.positions.iter().map(|position| position + table.offset as u32);
+            let positions: Vec<u32> = rows.positions.iter().map(|position| position + table.offset as u32).collect();
             let (weight, view) = backbone.read(&table.weight, perturbation);
-            x = x + ops::embed(weight, positions.collect(), view);
+            x = x + ops::embed(weight, for_every_sign(&positions, perturbation, &view), view);
         }
         x
     }
@@ -413,6 +415,11 @@ impl KeyValueCache {
             None => self.layers.push(both),
         }
     }
+}
+
+/// Indices for an operation that repeats them itself for every sign that `view` has: a pair may leave a weight as it is.
+fn for_every_sign(indices: &[u32], perturbation: &Perturbation, view: &WeightView) -> Arc<[u32]> {
+    indices.repeat(perturbation.signs() / view.signs()).into()
 }
 
 fn select_rows(x: Tensor<2>, rows: impl IntoIterator<Item = usize>) -> Tensor<2> {

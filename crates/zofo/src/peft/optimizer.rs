@@ -40,7 +40,7 @@ impl fmt::Display for OptimizerKind {
     }
 }
 
-/// An optimizer and its state for the tensors of one adapter.
+/// An optimizer and its state for the tensors of one adapter, or of a backbone.
 #[derive(Clone)]
 pub enum AdapterOptimizer {
     /// Adam with decoupled weight decay 0.
@@ -77,16 +77,25 @@ impl AdapterOptimizer {
 
     /// The adapter after one step along `gradients`.
     pub fn step(&mut self, adapter: &Adapter, gradients: AdapterGradients, learning_rate: f64) -> Adapter {
-        let tensors = adapter.tensors().into_iter().map(|(_, tensor)| tensor);
-        let pairs = tensors.zip(gradients);
-        let stepped = match self {
+        let tensors = adapter.tensors().into_iter().map(|(_, tensor)| tensor).collect();
+        adapter.with_tensors(self.step_tensors(tensors, gradients, learning_rate))
+    }
+
+    /// Tensors after one step along `gradients`; they are the same ones in every step, in the same order.
+    pub fn step_tensors(
+        &mut self,
+        tensors: Vec<Tensor<2>>,
+        gradients: Vec<Tensor<2>>,
+        learning_rate: f64,
+    ) -> Vec<Tensor<2>> {
+        let pairs = tensors.into_iter().zip(gradients);
+        match self {
             Self::AdamW(optimizer, states) => advance(optimizer, states, pairs, learning_rate),
             Self::Adam(optimizer, states) => advance(optimizer, states, pairs, learning_rate),
             Self::Sgd(optimizer) => {
                 pairs.map(|(tensor, gradient)| optimizer.step(learning_rate, tensor, gradient, None).0).collect()
             }
-        };
-        adapter.with_tensors(stepped)
+        }
     }
 
     /// What has to be saved to go on later.

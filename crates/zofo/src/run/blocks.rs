@@ -51,18 +51,27 @@ pub(super) fn configured(peft: &PeftConfig, tokenizer: &Tokenizer) -> Result<Ada
     })
 }
 
-/// p₀ and s₀.
-pub(super) fn new(config: &Config, inputs: &Inputs, backbone: &Backbone) -> Result<(Adapter, Adapter), RunError> {
-    let new = |purpose: &str| {
-        let seed = SplitMix64::keyed(config.run.seed, purpose, 0).next_u64();
-        Adapter::new(&inputs.block, backbone, seed)
-    };
-    let p = new("adapter")?;
-    let s = match config.peft.shadow_init {
-        ShadowInit::Copy => p.clone(),
-        ShadowInit::Independent => new("shadow")?,
-    };
-    Ok((p, s))
+/// p₀.
+pub(super) fn adapter(config: &Config, inputs: &Inputs, backbone: &Backbone) -> Result<Adapter, RunError> {
+    new(config, inputs, backbone, "adapter")
+}
+
+/// s₀, beside a p₀.
+pub(super) fn shadow(
+    config: &Config,
+    inputs: &Inputs,
+    backbone: &Backbone,
+    adapter: &Adapter,
+) -> Result<Adapter, RunError> {
+    match config.peft.shadow_init {
+        ShadowInit::Copy => Ok(adapter.clone()),
+        ShadowInit::Independent => new(config, inputs, backbone, "shadow"),
+    }
+}
+
+fn new(config: &Config, inputs: &Inputs, backbone: &Backbone, purpose: &str) -> Result<Adapter, RunError> {
+    let seed = SplitMix64::keyed(config.run.seed, purpose, 0).next_u64();
+    Ok(Adapter::new(&inputs.block, backbone, seed)?)
 }
 
 /// The tokens of a text, with those that the tokenizer puts around every text, as PEFT takes them.

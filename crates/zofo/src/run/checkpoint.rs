@@ -19,7 +19,7 @@ use std::path::Path;
 /// Key of the state in the file's metadata.
 const STATE: &str = "zofo";
 /// Version of the file's content.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// Where the best evaluation was, and what it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub(super) struct Best {
     pub(super) step: u64,
     /// How many updates of the journal lead to its θ.
     pub(super) journal_records: u64,
+    /// θ of it, where the journal does not lead there.
+    pub(super) snapshot: Option<SnapshotReference>,
     /// The task's measure, of the block that `method.keep` names.
     pub(super) value: f64,
     pub(super) loss: f64,
@@ -71,24 +73,27 @@ pub(super) struct State {
     pub(super) metrics_bytes: u64,
     pub(super) training_seconds: f64,
     pub(super) cursors: Cursors,
-    pub(super) backbone_optimizer: UpdaterState,
-    /// Steps of the optimizer of p.
-    pub(super) adapter_steps: usize,
-    /// Steps of the optimizer of s.
-    pub(super) shadow_steps: usize,
+    /// What turns slopes into steps, if the method has slopes.
+    pub(super) rule: Option<UpdaterState>,
+    /// Steps of the optimizers of p and of s.
+    pub(super) block_steps: Vec<usize>,
     pub(super) best: Option<Best>,
+    /// Evaluations since the best one.
+    pub(super) since_best: usize,
     pub(super) snapshot: Option<SnapshotReference>,
 }
 
-/// The tensors of a checkpoint.
+/// The tensors of a checkpoint, of p and of s, as far as the method has them.
+#[derive(Default)]
 pub(super) struct Blocks {
-    pub(super) adapter: Adapter,
-    pub(super) shadow: Adapter,
-    pub(super) adapter_optimizer: OptimizerState,
-    pub(super) shadow_optimizer: OptimizerState,
-    /// p and s of the best evaluation.
-    pub(super) best: Option<(Adapter, Adapter)>,
+    pub(super) values: Vec<Adapter>,
+    pub(super) optimizers: Vec<OptimizerState>,
+    /// Those of the best evaluation.
+    pub(super) best: Option<Vec<Adapter>>,
 }
+
+/// The names of the blocks, in their order.
+const BLOCKS: [&str; 2] = ["p", "s"];
 
 /// Writes a checkpoint in the place of the last one.
 pub(super) fn save(path: &Path, state: &State, blocks: &Blocks) -> Result<(), RunError> {
@@ -103,16 +108,13 @@ pub(super) fn save(path: &Path, state: &State, blocks: &Blocks) -> Result<(), Ru
     };
     let values =
         |adapter: &Adapter| -> Vec<Tensor<2>> { adapter.tensors().into_iter().map(|(_, tensor)| tensor).collect() };
-    let (p, s) = (&blocks.adapter, &blocks.shadow);
-    put("p", p, &values(p));
-    put("p.first", p, &blocks.adapter_optimizer.first);
-    put("p.second", p, &blocks.adapter_optimizer.second);
-    put("s", s, &values(s));
-    put("s.first", s, &blocks.shadow_optimizer.first);
-    put("s.second", s, &blocks.shadow_optimizer.second);
-    if let Some((best_p, best_s)) = &blocks.best {
-        put("best.p", best_p, &values(best_p));
-        put("best.s", best_s, &values(best_s));
+    for ((name, block), optimizer) in BLOCKS.iter().zip(&blocks.values).zip(&blocks.optimizers) {
+        put(name, block, &values(block));
+        put(&format!("{name}.first"), block, &optimizer.first);
+        put(&format!("{name}.second"), block, &optimizer.second);
+    }
+    for (name, block) in BLOCKS.iter().zip(blocks.best.iter().flatten()) {
+        put(&format!("best.{name}"), block, &values(block));
     }
     let mut views = Vec::with_capacity(tensors.len());
     for (name, data) in &tensors {
@@ -125,8 +127,8 @@ pub(super) fn save(path: &Path, state: &State, blocks: &Blocks) -> Result<(), Ru
     Ok(write_file_atomically(path, |writer| writer.write_all(&bytes))?)
 }
 
-/// Reads a checkpoint. `template` is any block of the run's configuration.
-pub(super) fn load(path: &Path, template: &Adapter, device: &Device) -> Result<(State, Blocks), RunError> {
+/// Reads a checkpoint. `templates` are blocks like those of the run, one for each that it has.
+pub(super) fn load(path: &Path, templates: &[Adapter], device: &Device) -> Result<(State, Blocks), RunError> {
     let broken = |problem: String| RunError::Checkpoint { path: path.to_owned(), problem };
     let unreadable = |error: safetensors::SafeTensorError| {
         broken(format!("is no checkpoint ({error}); it may be damaged: restore it from a copy"))
@@ -144,7 +146,7 @@ pub(super) fn load(path: &Path, template: &Adapter, device: &Device) -> Result<(
         serde_json::from_str(json).map_err(|error| broken(format!("has a state that cannot be read: {error}")))?;
 
     let tensors = SafeTensors::deserialize(&bytes).map_err(unreadable)?;
-    let get = |prefix: &str| -> Result<Vec<Tensor<2>>, RunError> {
+    let get = |template: &Adapter, prefix: &str| -> Result<Vec<Tensor<2>>, RunError> {
         let one = |(name, like): (String, Tensor<2>)| {
             let key = format!("{prefix}.{name}");
             let view = tensors.tensor(&key).map_err(|_| broken(format!("lacks the tensor `{key}`")))?;
@@ -159,25 +161,26 @@ pub(super) fn load(path: &Path, template: &Adapter, device: &Device) -> Result<(
         };
         template.tensors().into_iter().map(one).collect()
     };
-    let optimizer = |name: &str, steps: usize| -> Result<OptimizerState, RunError> {
+    let optimizer = |template: &Adapter, name: &str, steps: usize| -> Result<OptimizerState, RunError> {
         if tensors.names().iter().any(|key| key.starts_with(&format!("{name}.first."))) {
-            let (first, second) = (get(&format!("{name}.first"))?, get(&format!("{name}.second"))?);
-            Ok(OptimizerState { steps, first, second })
+            let moments = |kind| get(template, &format!("{name}.{kind}"));
+            Ok(OptimizerState { steps, first: moments("first")?, second: moments("second")? })
         } else {
             Ok(OptimizerState::default())
         }
     };
-    let best = match state.best {
-        Some(_) => Some((template.with_tensors(get("best.p")?), template.with_tensors(get("best.s")?))),
-        None => None,
-    };
-    let blocks = Blocks {
-        adapter: template.with_tensors(get("p")?),
-        shadow: template.with_tensors(get("s")?),
-        adapter_optimizer: optimizer("p", state.adapter_steps)?,
-        shadow_optimizer: optimizer("s", state.shadow_steps)?,
-        best,
-    };
+    if state.block_steps.len() != templates.len() {
+        let (found, expected) = (state.block_steps.len(), templates.len());
+        return Err(broken(format!("has {found} blocks, and the run has {expected}: it belongs to another method")));
+    }
+    let mut blocks = Blocks { best: state.best.map(|_| Vec::new()), ..Blocks::default() };
+    for ((name, template), &steps) in BLOCKS.iter().zip(templates).zip(&state.block_steps) {
+        blocks.values.push(template.with_tensors(get(template, name)?));
+        blocks.optimizers.push(optimizer(template, name, steps)?);
+        if let Some(best) = &mut blocks.best {
+            best.push(template.with_tensors(get(template, &format!("best.{name}"))?));
+        }
+    }
     Ok((state, blocks))
 }
 

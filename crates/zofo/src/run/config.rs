@@ -13,6 +13,8 @@ mod paths;
 mod reader;
 mod sections;
 mod source;
+mod training;
+mod words;
 
 use std::fs;
 use std::path::Path;
@@ -23,14 +25,16 @@ use sha2::{Digest, Sha256};
 pub(crate) use choice::Choice;
 pub use error::ConfigError;
 pub use paths::expand_home;
-pub use sections::{
-    BlockInit, Compute, DataConfig, Device, InnerConfig, Keep, KeepAdapter, Loss, LrSchedule, MethodConfig, MethodName,
-    ModelConfig, Optimizer, OuterConfig, Overlap, PeftConfig, PeftKind, RunConfig, ShadowInit,
+pub use sections::{DataConfig, ModelConfig, PeftConfig, RunConfig};
+pub use training::{InnerConfig, MethodConfig, OuterConfig};
+pub use words::{
+    BlockInit, Compute, Device, ElementChoice, ElementDistribution, Keep, KeepAdapter, Loss, LrSchedule, MethodName,
+    MezoTarget, Optimizer, Overlap, PeftKind, ShadowInit,
 };
 
 use crate::hf::hub::is_hub_id;
 use crate::task::{Location, Task};
-use keys::{Effect, KEYS, Key};
+use keys::{Choices, Effect, KEYS, Key};
 use reader::Reader;
 use source::Source;
 
@@ -79,10 +83,10 @@ impl Config {
         let data = DataConfig::read(&reader)?;
         let method = MethodConfig::read(&reader)?;
         let peft = PeftConfig::read(&reader)?;
-        let inner = InnerConfig::read(&reader)?;
+        let inner = InnerConfig::read(&reader, &method)?;
         let outer = OuterConfig::read(&reader, &method, &inner)?;
-        let run = RunConfig::read(&reader)?;
-        let unused = unused_keys(KEYS, source.keys(), method.name, peft.kind);
+        let run = RunConfig::read(&reader, &method)?;
+        let unused = unused_keys(KEYS, source.keys(), Choices { method: &method, block: peft.kind });
         Ok(Self { model, data, method, peft, inner, outer, run, unused })
     }
 
@@ -120,7 +124,7 @@ impl Config {
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         let failed = |error: toml::ser::Error| ConfigError::Write { reason: error.to_string() };
         let mut table = toml::Table::try_from(self).map_err(failed)?;
-        for key in KEYS.iter().filter(|key| !key.applies(self.method.name, self.peft.kind)) {
+        for key in KEYS.iter().filter(|key| !key.applies(self.choices())) {
             let (section, name) = key.parts();
             if let Some(section) = table.get_mut(section).and_then(toml::Value::as_table_mut)
                 && !self.unused.iter().any(|unused| unused == key.name)
@@ -131,11 +135,15 @@ impl Config {
         toml::to_string(&table).map_err(failed)
     }
 
+    fn choices(&self) -> Choices<'_> {
+        Choices { method: &self.method, block: self.peft.kind }
+    }
+
     /// SHA-256, in hexadecimal, over the keys that determine what each step computes.
     ///
     /// A run may be resumed with another limit, output folder or number of threads, but not with
     /// another fingerprint. Keys of other methods and blocks do not count; where the model lies
-    /// does not either, because the journal holds a hash of every tensor. With a linear schedule
+    /// does not either, because the journal holds a hash of every tensor. With a schedule
     /// `run.max_steps` counts: it sets the learning rates.
     ///
     /// # Errors
@@ -144,10 +152,10 @@ impl Config {
         let table = toml::Table::try_from(self).map_err(|error| ConfigError::Write { reason: error.to_string() })?;
         let mut hash = Sha256::new();
         hash.update(b"zofo configuration 1\n");
-        for key in KEYS.iter().filter(|key| key.applies(self.method.name, self.peft.kind)) {
+        for key in KEYS.iter().filter(|key| key.applies(self.choices())) {
             let counts = match key.effect {
                 Effect::Trajectory => true,
-                Effect::TrajectoryIfLinear => self.run.lr_schedule == LrSchedule::Linear,
+                Effect::TrajectoryIfScheduled => self.run.lr_schedule != LrSchedule::Constant,
                 Effect::None => false,
             };
             let (section, name) = key.parts();
@@ -180,15 +188,10 @@ fn canonical(value: &toml::Value) -> String {
     }
 }
 
-/// Those of the written keys that the method and the block do not use.
-fn unused_keys<'a>(
-    known: &[Key],
-    written: impl Iterator<Item = &'a str>,
-    method: MethodName,
-    peft: PeftKind,
-) -> Vec<String> {
+/// Those of the written keys that these choices do not use.
+fn unused_keys<'a>(known: &[Key], written: impl Iterator<Item = &'a str>, choices: Choices<'_>) -> Vec<String> {
     written
-        .filter(|name| known.iter().any(|key| key.name == *name && !key.applies(method, peft)))
+        .filter(|name| known.iter().any(|key| key.name == *name && !key.applies(choices)))
         .map(str::to_owned)
         .collect()
 }

@@ -146,6 +146,13 @@ impl TrainingData {
         self.rows(&self.splits.outer)
     }
 
+    /// D_p and D_f in the order of their file: what a method of one level trains on.
+    pub(super) fn training(&self) -> Vec<&Example> {
+        let mut rows = [self.splits.inner.as_slice(), &self.splits.outer].concat();
+        rows.sort_unstable();
+        self.rows(&rows)
+    }
+
     /// What selects.
     pub(super) fn validation(&self) -> Vec<&Example> {
         self.rows(&self.splits.validation)

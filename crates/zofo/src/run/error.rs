@@ -5,7 +5,7 @@ use crate::eval::GenerationError;
 use crate::hf::{FileError, HfError};
 use crate::peft::AdapterError;
 use crate::task::TaskError;
-use crate::train::bilevel::StepError;
+use crate::train::StepError;
 use crate::zo::journal::JournalError;
 use std::fmt;
 use std::path::{Path, PathBuf};

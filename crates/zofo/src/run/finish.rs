@@ -1,11 +1,12 @@
 //! The end of a run: θ of the kept step rebuilt from the journal, everything evaluated and written.
 
 use super::checkpoint::{self, Stage};
-use super::config::{Config, KeepAdapter};
+use super::config::{Config, KeepAdapter, MethodName};
 use super::error::{Place, RunError};
 use super::folder::RunFolder;
 use super::inputs::Inputs;
 use super::judge::Judged;
+use super::method;
 use super::metrics::Metrics;
 use super::progress::{Observer, Score};
 use super::replay;
@@ -16,6 +17,7 @@ use crate::peft::Adapter;
 use crate::zo::journal::Journal;
 use crate::zo::update::BackboneUpdater;
 use serde::Serialize;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,12 +27,10 @@ pub(super) struct Kept {
     pub(super) step: u64,
     /// The updates that lead to its θ.
     pub(super) journal_records: u64,
-    /// A snapshot of θ on the way there.
-    pub(super) snapshot: Option<SnapshotReference>,
-    /// Its p.
-    pub(super) adapter: Adapter,
-    /// Its s.
-    pub(super) shadow: Adapter,
+    /// Where its θ comes from.
+    pub(super) theta: KeptBackbone,
+    /// Its p and its s, as far as the method has them.
+    pub(super) blocks: Vec<Adapter>,
     pub(super) metrics: Metrics,
     /// All steps.
     pub(super) steps: u64,
@@ -39,6 +39,17 @@ pub(super) struct Kept {
     pub(super) training_seconds: f64,
     /// Why training could not go on, if it could not.
     pub(super) diverged: Option<String>,
+}
+
+/// What brings back θ of the step that is kept.
+pub(super) enum KeptBackbone {
+    /// The journal, from the base model or from a snapshot on the way.
+    Replayed {
+        /// The snapshot.
+        from: Option<SnapshotReference>,
+    },
+    /// A snapshot of that step.
+    Snapshot(SnapshotReference),
 }
 
 /// One of the combinations that are compared at the end.
@@ -67,14 +78,19 @@ pub struct Summary {
     /// Why training could not go on, if it could not; the kept step is then the best one before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diverged: Option<String>,
-    /// Untouched model; then θ₀ with p, θ with p, θ with s.
+    /// The method.
+    pub method: MethodName,
+    /// Untouched model; then, as far as they differ, θ₀ with p, θ or θ with p, θ with s.
     pub scores: Vec<FinalScore>,
     /// Which block is in `adapter`.
-    pub kept_adapter: KeepAdapter,
-    /// PEFT adapter folder.
-    pub adapter: PathBuf,
-    /// Hugging Face model folder.
-    pub backbone: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_adapter: Option<KeepAdapter>,
+    /// PEFT adapter folder, if a block was trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
+    /// Hugging Face model folder, if θ was trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backbone: Option<PathBuf>,
     /// The updates of θ.
     pub journal: PathBuf,
     /// One object per step and evaluation.
@@ -106,51 +122,54 @@ pub(super) fn finish(
         Ok(())
     };
     let stop = || interrupted.load(Ordering::SeqCst);
-    let (p, s) = (Some(&kept.adapter), Some(&kept.shadow));
+    let (p, s) = (kept.blocks.first(), kept.blocks.get(1));
+    let moves_backbone = config.method.moves_backbone();
     score("untouched model", &backbone, None)?;
     if stop() {
         return Ok(None);
     }
-    score("(θ₀, p)", &backbone, p)?;
-    let journal = Journal::read_tolerant(&folder.journal())?;
-    let base = replay::fingerprints(&backbone);
-    replay::check_base(&journal.header, &base, &folder.journal(), &config.model.path)?;
-    let mut updater = BackboneUpdater::new(config.outer.optimizer);
-    let mut done = 0;
-    if let Some(reference) = kept.snapshot {
-        snapshot::read(folder, reference, &mut backbone, &mut updater)?;
-        done = reference.journal_records;
+    if p.is_some() {
+        score("(θ₀, p)", &backbone, p)?;
     }
-    for record in journal.records.iter().take(kept.journal_records as usize).skip(done as usize) {
-        if stop() {
+    if moves_backbone {
+        if !bring_back(&mut backbone, &kept, folder, config, interrupted)? {
             return Ok(None);
         }
-        updater.replay(&mut backbone, record);
+        score(if p.is_some() { "(θ, p)" } else { "θ" }, &backbone, p)?;
     }
-    drop(updater);
-    score("(θ, p)", &backbone, p)?;
     if stop() {
         return Ok(None);
     }
     // After this one, writing takes less time than doing all of it again.
-    score("(θ, s)", &backbone, s)?;
+    if s.is_some() {
+        score("(θ, s)", &backbone, s)?;
+    }
 
+    let mut written = (None, None);
+    if moves_backbone {
+        backbone.write(&inputs.files, &folder.backbone())?;
+        written.0 = Some(folder.backbone());
+    }
     let adapter = match config.method.keep {
-        KeepAdapter::P => &kept.adapter,
-        KeepAdapter::S => &kept.shadow,
+        KeepAdapter::S if s.is_some() => s.map(|s| (KeepAdapter::S, s)),
+        _ => p.map(|p| (KeepAdapter::P, p)),
     };
-    backbone.write(&inputs.files, &folder.backbone())?;
-    adapter.write(&folder.backbone(), &folder.adapter())?;
+    if let Some((_, adapter)) = adapter {
+        let base = if moves_backbone { folder.backbone() } else { inputs.files.source_path().to_owned() };
+        adapter.write(&base, &folder.adapter())?;
+        written.1 = Some(folder.adapter());
+    }
     let summary = Summary {
         steps: kept.steps,
         skipped_steps: kept.skipped,
         kept_step: kept.step,
         training_seconds: kept.training_seconds,
         diverged: kept.diverged,
+        method: config.method.name,
         scores,
-        kept_adapter: config.method.keep,
-        adapter: folder.adapter(),
-        backbone: folder.backbone(),
+        kept_adapter: adapter.map(|(kept, _)| kept),
+        adapter: written.1,
+        backbone: written.0,
         journal: folder.journal(),
         metrics: folder.metrics(),
     };
@@ -161,7 +180,49 @@ pub(super) fn finish(
     write_file_atomically(&folder.summary(), |writer| writer.write_all(&json))?;
     if summary.diverged.is_none() {
         checkpoint::set_stage(&folder.checkpoint(), Stage::Finished)?;
-        snapshot::remove_others(folder, None)?;
+        snapshot::remove_others(folder, [None, None])?;
     }
     Ok(Some(summary))
+}
+
+/// Makes θ of the kept step of the base model. False if it was interrupted.
+fn bring_back(
+    backbone: &mut Backbone,
+    kept: &Kept,
+    folder: &RunFolder,
+    config: &Config,
+    interrupted: &AtomicBool,
+) -> Result<bool, RunError> {
+    let journal = Journal::read_tolerant(&folder.journal())?;
+    let base = replay::fingerprints(backbone);
+    replay::check_base(&journal.header, &base, &folder.journal(), &config.model.path)?;
+    let from = match kept.theta {
+        KeptBackbone::Snapshot(snapshot) => {
+            snapshot::read(folder, snapshot, |reader| {
+                backbone.read_weights(reader)?;
+                // One of the last step has the optimizer's state too.
+                io::copy(reader, &mut io::sink()).map(drop)
+            })?;
+            return Ok(true);
+        }
+        KeptBackbone::Replayed { from } => from,
+    };
+    let space = method::space_of(&journal.header.updates, backbone)?;
+    let mut updater = BackboneUpdater::new(config.outer.optimizer).with_weight_decay(config.outer.weight_decay);
+    let mut done = 0;
+    if let Some(reference) = from {
+        snapshot::read(folder, reference, |reader| {
+            backbone.read_weights(reader)?;
+            updater.read_moments(backbone, reader)
+        })?;
+        done = reference.updates as usize;
+    }
+    let records = journal.records.get(done..kept.journal_records as usize).unwrap_or_default();
+    for step in records.chunk_by(|left, right| left.step == right.step) {
+        if interrupted.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        updater.replay(backbone, &space, step);
+    }
+    Ok(true)
 }

@@ -1,7 +1,7 @@
 //! Model, task and data of a run, ready to be trained on.
 
 use super::blocks;
-use super::config::{Config, Loss};
+use super::config::{Config, DataConfig, Loss, MethodName};
 use super::data::{self, DataFiles, TrainingData};
 use super::error::RunError;
 use super::judge::{HeldOut, Judge};
@@ -12,10 +12,10 @@ use crate::model::{Backbone, Batch};
 use crate::peft::AdapterConfig;
 use crate::task::chat::ChatEncoder;
 use crate::task::{
-    BatchSampler, Cursor, Encoded, EncodedExample, EncodedPrompts, Encoder, Example, Kind, Task, TaskError,
-    TruncationReport,
+    BatchSampler, Cursor, Dataset, Encoded, EncodedExample, EncodedPrompts, Encoder, Example, Kind, SkippedRows, Task,
+    TaskError, TruncationReport, draw_demonstrations,
 };
-use crate::train::bilevel::Batches;
+use crate::train::Batches;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -56,9 +56,9 @@ pub struct Inputs {
     pub files: ModelFiles,
     /// What p and s are; the model has room for them.
     pub block: AdapterConfig,
-    /// D_p.
+    /// D_p; of a method of one level all that trains.
     pub inner: Vec<EncodedExample>,
-    /// D_f.
+    /// D_f; of a method of one level all that trains.
     pub outer: Vec<EncodedExample>,
     /// Cut from the training rows; selects.
     pub validation: HeldOut,
@@ -82,17 +82,32 @@ impl Inputs {
         let files = ModelFiles::open(&located.model)?;
         let tokenizer = files.tokenizer()?;
         let block = blocks::configured(&config.peft, &tokenizer)?;
-        block.check(files.config())?;
+        if config.method.has_block() {
+            block.check(files.config())?;
+        }
         if config.method.loss == Loss::Candidates {
             located.task.expect_classification("method.loss = \"candidates\"")?;
         }
         let data = TrainingData::read(&config.data, &located.task, &located.data)?;
 
-        let limits = files.config().limits().after(block.virtual_tokens());
+        // Only a method with a block gives positions to virtual tokens.
+        let virtual_tokens = if config.method.has_block() { block.virtual_tokens() } else { 0 };
+        let limits = files.config().limits().after(virtual_tokens);
         let (task, template) = (&located.task, &config.data.template);
         let encoder = match task.kind() {
             Kind::Classification | Kind::Generation => {
-                RowEncoder::Task(Box::new(Encoder::new(task, template, &tokenizer, limits)?))
+                let encoder = Encoder::new(task, template, &tokenizer, limits)?;
+                RowEncoder::Task(Box::new(match config.method.name {
+                    MethodName::Icl => encoder.with_demonstrations(&demonstrations(&data, &config.data)?)?,
+                    _ => encoder,
+                }))
+            }
+            Kind::Chat if config.method.name == MethodName::Icl => {
+                return Err(RunError::Conflict(format!(
+                    "`method.name = \"icl\"` puts solved examples before a prompt, and task \"{}\" has conversations: use \
+                     \"zero-shot\"",
+                    task.name()
+                )));
             }
             Kind::Chat => RowEncoder::Chat(Box::new(ChatEncoder::new(task, template, &files, &tokenizer, limits)?)),
         };
@@ -102,7 +117,13 @@ impl Inputs {
             truncations.push(truncation);
             Ok::<_, RunError>(examples)
         };
-        let (inner, outer) = (train(data.inner())?, train(data.outer())?);
+        let (inner, outer) = match config.method.name {
+            MethodName::Bilevel => (train(data.inner())?, train(data.outer())?),
+            _ => {
+                let all = train(data.training())?;
+                (all.clone(), all)
+            }
+        };
         let mut held_out = |rows: Vec<&Example>| {
             let examples = train(rows.clone())?;
             let (Some(generation), RowEncoder::Task(encoder)) = (task.generation(), &encoder) else {
@@ -148,6 +169,12 @@ impl RowEncoder<'_> {
     }
 }
 
+/// Training rows that stand, solved, before every prompt.
+fn demonstrations(data: &TrainingData, config: &DataConfig) -> Result<Vec<Example>, TaskError> {
+    let examples = data.training().into_iter().cloned().collect();
+    draw_demonstrations(&Dataset { examples, skipped: SkippedRows::default() }, config.shots, config.seed)
+}
+
 /// Where the three streams of batches are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursors {
@@ -175,12 +202,15 @@ impl<'a> RunBatches<'a> {
         let sampler = |name, examples: &[EncodedExample], batch_size| {
             BatchSampler::new(config.run.seed, name, examples.len(), batch_size)
         };
+        // A stream that the method does not draw from must not complain of its batch size.
+        let of_gradients = if config.method.has_gradients() { config.inner.batch_size } else { 1 };
+        let of_estimates = if config.method.has_estimates() { config.outer.batch_size } else { 1 };
         Ok(Self {
             inputs,
             loss: config.method.loss,
-            inner: sampler("inner", &inputs.inner, config.inner.batch_size)?,
-            outer: sampler("outer", &inputs.outer, config.outer.batch_size)?,
-            penalty: sampler("penalty", &inputs.inner, config.outer.batch_size)?,
+            inner: sampler("inner", &inputs.inner, of_gradients)?,
+            outer: sampler("outer", &inputs.outer, of_estimates)?,
+            penalty: sampler("penalty", &inputs.inner, of_estimates)?,
         })
     }
 

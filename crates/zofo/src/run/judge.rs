@@ -7,7 +7,7 @@ use crate::model::Backbone;
 use crate::peft::Adapter;
 use crate::task::metric::{exact_match, macro_f1, token_f1};
 use crate::task::{EncodedExample, Example, Generation, Metric, Task};
-use crate::train::bilevel::finite;
+use crate::train::finite;
 use std::path::Path;
 use tokenizers::Tokenizer;
 

@@ -1,13 +1,13 @@
 //! How much memory a run takes at its peak, estimated before it starts.
 
-use super::config::Config;
+use super::config::{Config, MethodName};
 use super::inputs::Inputs;
 use crate::hf::HfError;
 use crate::model::config::{Layer, Linear, Qkv};
 use crate::model::{Batch, DecoderConfig};
 use crate::peft::Adapter;
 use crate::task::EncodedExample;
-use crate::zo::optimizer::BackboneOptimizer;
+use crate::train::Method;
 
 /// The program, the tokenizer and the encoded data.
 const BASE: f64 = 30e6;
@@ -15,12 +15,12 @@ const BASE: f64 = 30e6;
 /// Tokens that an evaluation feeds at once.
 const EVALUATION_TOKENS: f64 = 2048.0;
 
-/// Times that a block's values are in memory all the time: p and s, two moments of each, and the best pair.
-const HELD: usize = 8;
+/// Bytes per weight of `full` besides the weight: its gradient, which the value that replaces it takes the place of, and
+/// two moments.
+pub(super) const STATES_OF_FULL: usize = 12;
 
-/// Times more while a checkpoint is written: all those as they come from the tensors, and as they go into the file. Only
-/// of a block that is large, a prefix with a projection, it is more than a pass with gradients.
-const IN_CHECKPOINT: usize = 18;
+/// Bytes per weight that Adam on zeroth-order estimates keeps: two moments.
+const STATES_OF_ADAM: usize = 8;
 
 /// Estimated bytes: weights, and the pages of a file that they were converted from; the blocks with their optimizers; the
 /// program itself; and what the largest of these needs: a pass with gradients, one without, and a checkpoint.
@@ -28,31 +28,92 @@ const IN_CHECKPOINT: usize = 18;
 /// # Errors
 ///
 /// That of [`ModelFiles::converted_bytes`](crate::hf::ModelFiles::converted_bytes).
-pub(super) fn peak(config: &Config, inputs: &Inputs, adapter: &Adapter) -> Result<u64, HfError> {
+pub(super) fn peak(config: &Config, inputs: &Inputs, method: &Method) -> Result<u64, HfError> {
     let (files, model) = (&inputs.files, inputs.files.config());
-    let values: usize = files.parameters().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    let adam = if config.outer.optimizer == BackboneOptimizer::Adam { 8 } else { 0 };
-    let weights = values * (config.model.dtype.size() + adam) + files.converted_bytes(config.model.dtype)?;
-
-    let block = 4.0 * adapter.len() as f64;
-
-    let [inner, outer] = [&inputs.inner, &inputs.outer].map(|examples| Rows::of(examples));
-    // The virtual tokens of a prompt are rows once per batch and block; those of a prefix are keys and values.
-    let n = adapter.virtual_tokens() as f64;
-    let (in_rows, in_cache) = if adapter.prompt().is_some() { (n, 0.0) } else { (0.0, n) };
-    let batch = config.outer.batch_size;
-    // Pairs of tokens and batches: an inner step, the gradient of a + λb, and a, b, c at both signs.
-    let inner_step = (inner.in_batch(config.inner.batch_size), 1.0);
-    let (f, p) = (outer.in_batch(batch), inner.in_batch(batch));
-    let kept = |(tokens, batches): (f64, f64)| {
-        (tokens + batches * in_rows) * kept_per_token(model, adapter) + batches * in_cache * kept_per_key(model)
+    let states = match config.method.name {
+        MethodName::Full => STATES_OF_FULL,
+        _ if method.has_moments() => STATES_OF_ADAM,
+        _ => 0,
     };
-    let gradient = kept(inner_step).max(kept((f + p, 2.0))) + block;
-    let evaluation = [&inputs.validation, &inputs.evaluation].map(|held_out| Rows::of(&held_out.examples).total());
-    let evaluation = evaluation[0].max(evaluation[1]).min(EVALUATION_TOKENS) + in_rows;
-    let forward = evaluation.max(2.0 * (f + 2.0 * p + 3.0 * in_rows)) * transient_per_token(model);
-    let checkpoint = IN_CHECKPOINT as f64 * block;
-    Ok((BASE + weights as f64 + HELD as f64 * block + gradient.max(forward).max(checkpoint)) as u64)
+    let lengths = || files.parameters().map(|(_, shape)| shape.iter().product::<usize>());
+    // Those optimizers make an update of one weight at a time, in f32.
+    let update = if states > 0 { 4 * lengths().max().unwrap_or(0) } else { 0 };
+    let weights = lengths().sum::<usize>() * (config.model.dtype.size() + states)
+        + update
+        + files.converted_bytes(config.model.dtype)?;
+
+    // Of every block its values, two moments, and the values of the best step, all the time. While a checkpoint is written
+    // those are there twice more, as they come from the tensors and as they go into the file; only of a block that is
+    // large, a prefix with a projection, that is more than a pass with gradients.
+    let blocks = method.blocks();
+    let adapter = blocks.first().map(|block| &block.values);
+    let block = 4.0 * adapter.map_or(0.0, |adapter| adapter.len() as f64);
+    let held = (4 * blocks.len()) as f64 * block;
+    let checkpoint = 2.25 * held;
+
+    let passes = Passes::new(config, inputs, model, adapter);
+    let gradient = passes.with_gradients(config) + block;
+    let forward = passes.without_gradients(config);
+    Ok((BASE + weights as f64 + held + gradient.max(forward).max(checkpoint)) as u64)
+}
+
+/// What passes keep in memory.
+struct Passes<'a> {
+    model: &'a DecoderConfig,
+    adapter: Option<&'a Adapter>,
+    /// Virtual tokens of a block that are rows of every batch, and those that are keys and values.
+    virtual_tokens: [f64; 2],
+    /// Tokens of a large batch: of an inner step, B_f and B_p.
+    inner: f64,
+    f: f64,
+    p: f64,
+    /// Tokens of a pass of an evaluation.
+    evaluation: f64,
+}
+
+impl<'a> Passes<'a> {
+    fn new(config: &Config, inputs: &Inputs, model: &'a DecoderConfig, adapter: Option<&'a Adapter>) -> Self {
+        let [inner, outer] = [&inputs.inner, &inputs.outer].map(|examples| Rows::of(examples));
+        let n = adapter.map_or(0.0, |adapter| adapter.virtual_tokens() as f64);
+        let is_prompt = adapter.is_some_and(|adapter| adapter.prompt().is_some());
+        let batch = config.outer.batch_size;
+        let held_out = [&inputs.validation, &inputs.evaluation].map(|part| Rows::of(&part.examples).total());
+        Self {
+            model,
+            adapter,
+            virtual_tokens: if is_prompt { [n, 0.0] } else { [0.0, n] },
+            inner: inner.in_batch(config.inner.batch_size),
+            f: outer.in_batch(batch),
+            p: inner.in_batch(batch),
+            evaluation: held_out[0].max(held_out[1]).min(EVALUATION_TOKENS),
+        }
+    }
+
+    /// Bytes of the largest pass with gradients: an inner step, or that of a + λb.
+    fn with_gradients(&self, config: &Config) -> f64 {
+        let [rows, keys] = self.virtual_tokens;
+        let kept = |tokens: f64, batches: f64| {
+            (tokens + batches * rows) * kept_per_token(self.model, self.adapter)
+                + batches * keys * kept_per_key(self.model)
+        };
+        match config.method.name {
+            MethodName::Bilevel => kept(self.inner, 1.0).max(kept(self.f + self.p, 2.0)),
+            _ if config.method.has_gradients() => kept(self.inner, 1.0),
+            _ => 0.0,
+        }
+    }
+
+    /// Bytes of the largest pass without: an evaluation, or the losses of a step on all sides that ride on one pass.
+    fn without_gradients(&self, config: &Config) -> f64 {
+        let rows = self.virtual_tokens[0];
+        let sides = if config.outer.sides == 1 { 1.0 } else { 2.0 };
+        let losses = match config.method.name {
+            MethodName::Bilevel => sides * (self.f + 2.0 * self.p + 3.0 * rows),
+            _ if config.method.has_estimates() => sides * (self.f + rows),
+            _ => 0.0,
+        };
+        losses.max(self.evaluation + rows) * transient_per_token(self.model)
+    }
 }
 
 /// The lengths of right answers with their prompts.
@@ -84,7 +145,7 @@ impl Rows {
 
 /// Bytes that back-propagation keeps per token: in every block the inputs of both norms, q, k and v, what goes into the
 /// activation, and the inputs of layers that the adapter adds something to; and what one block needs while it runs.
-fn kept_per_token(model: &DecoderConfig, adapter: &Adapter) -> f64 {
+fn kept_per_token(model: &DecoderConfig, adapter: Option<&Adapter>) -> f64 {
     let attention = model.heads * model.head_dim + 2 * model.kv_width();
     let of_block = |layer: &Layer| {
         2 * model.hidden + attention + layer.mlp.up.width() + adapted_inputs(layer, adapter).into_iter().sum::<usize>()
@@ -93,14 +154,14 @@ fn kept_per_token(model: &DecoderConfig, adapter: &Adapter) -> f64 {
 }
 
 /// Widths of what goes into the layers of a block that `adapter` adds something to: layers beside each other share it.
-fn adapted_inputs(layer: &Layer, adapter: &Adapter) -> [usize; 4] {
+fn adapted_inputs(layer: &Layer, adapter: Option<&Adapter>) -> [usize; 4] {
     let qkv = match &layer.attention.qkv {
         Qkv::Separate { q, k, v } => vec![q, k, v],
         Qkv::Fused(qkv) => vec![qkv],
     };
     let beside: [Vec<&Linear>; 4] = [qkv, vec![&layer.attention.output], layer.mlp.up.linears(), vec![&layer.mlp.down]];
     beside.map(|linears| {
-        let adapted = linears.into_iter().find(|linear| adapter.adapts(&linear.weight));
+        let adapted = linears.into_iter().find(|linear| adapter.is_some_and(|adapter| adapter.adapts(&linear.weight)));
         adapted.map_or(0, |linear| linear.inputs)
     })
 }

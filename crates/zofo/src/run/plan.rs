@@ -1,16 +1,15 @@
 //! What a run is going to do and to need, said before it starts.
 
-use super::config::{Compute, Config};
+use super::config::{Compute, Config, MethodName};
+use super::cost::{Speed, StepCost};
 use super::inputs::Inputs;
 use super::memory;
 use crate::hf::{HfError, WeightDtype};
-use crate::model::{Backbone, Batch};
-use crate::peft::Adapter;
-use crate::train::loss::{loss, loss_gradients};
+use crate::model::Batch;
+use crate::train::Method;
 use crate::zo::optimizer::BackboneOptimizer;
 use serde::Serialize;
 use std::fmt;
-use std::time::Instant;
 
 /// The resolved plan of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -23,7 +22,7 @@ pub struct Plan {
     pub compute: Compute,
     /// Weights in θ.
     pub backbone_parameters: usize,
-    /// Values in p, and as many in s.
+    /// Values in p, and as many in s, as far as the method has them.
     pub adapter_parameters: usize,
     /// The task and its template.
     pub task: String,
@@ -31,12 +30,10 @@ pub struct Plan {
     pub examples: [usize; 4],
     /// What was cut to fit the context.
     pub truncation: String,
-    /// T.
-    pub inner_steps: usize,
-    /// λ.
-    pub penalty: f64,
-    /// Inner steps before the first outer step.
-    pub warm_start: usize,
+    /// The method.
+    pub method: MethodName,
+    /// The method with the settings that make it what it is, for people.
+    pub description: String,
     /// Mean tokens of a batch of the inner and of the outer level.
     pub tokens_per_batch: [f64; 2],
     /// Forward passes over a batch per step.
@@ -61,40 +58,13 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-/// What passes cost on this machine, in seconds per token.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Speed {
-    /// Forward.
-    pub(super) forward: f64,
-    /// Forward and backward to an adapter.
-    pub(super) gradient: f64,
-}
-
-impl Speed {
-    /// Times a pass with gradients, which also warms up, and a pass without.
-    pub(super) fn measure(backbone: &Backbone, adapter: &Adapter, batch: &Batch) -> Self {
-        let tokens = batch.tokens() as f64;
-        let start = Instant::now();
-        loss_gradients(backbone, adapter, &[(1.0, batch)]);
-        let gradient = start.elapsed().as_secs_f64() / tokens;
-        let start = Instant::now();
-        loss(backbone, adapter, batch);
-        Self { gradient, forward: start.elapsed().as_secs_f64() / tokens }
-    }
-}
-
 impl Plan {
     /// # Errors
     ///
     /// Those of [`memory::peak`].
-    pub(super) fn new(
-        config: &Config,
-        inputs: &Inputs,
-        backbone_parameters: usize,
-        adapter: &Adapter,
-        speed: Speed,
-    ) -> Result<Self, HfError> {
-        let method = &config.method;
+    pub(super) fn new(config: &Config, inputs: &Inputs, method: &Method, speed: Speed) -> Result<Self, HfError> {
+        let backbone_parameters = method.backbone().len();
+        let adapter_parameters = method.blocks().first().map_or(0, |block| block.values.len());
         let mean = |examples: &[crate::task::EncodedExample]| {
             let tokens = Batch::answers(examples.iter().map(|e| e.gold_row())).tokens();
             tokens as f64 / examples.len() as f64
@@ -102,17 +72,20 @@ impl Plan {
         let (inner, outer) = (mean(&inputs.inner), mean(&inputs.outer));
         let inner_batch = inner * config.inner.batch_size as f64;
         let (f, p) = (outer * config.outer.batch_size as f64, inner * config.outer.batch_size as f64);
-        let steps = method.inner_steps;
-        // The outer level: a and b with their gradient in one pass, then a, b and c at both signs.
-        let gradient_tokens = inner_batch * steps as f64 + f + p;
-        let forward_tokens = 2.0 * (f + 2.0 * p);
-        let seconds_per_step = gradient_tokens * speed.gradient + forward_tokens * speed.forward;
+        let cost = StepCost::new(config, [inner_batch, f, p]);
         let mut warnings = inputs.notes.clone();
-        if config.outer.optimizer == BackboneOptimizer::Adam {
+        if config.method.estimates_backbone() && config.outer.optimizer == BackboneOptimizer::Adam {
             let bytes = 8 * backbone_parameters as u64;
             warnings.push(format!(
                 "outer.optimizer = \"adam\" keeps two numbers per weight: {} more memory. `rms` needs none",
                 Bytes(bytes)
+            ));
+        }
+        if config.method.name == MethodName::Full {
+            warnings.push(format!(
+                "method.name = \"full\" keeps gradients and two moments of every weight: {} more memory. \
+                 The other methods need none of that",
+                Bytes(memory::STATES_OF_FULL as u64 * backbone_parameters as u64)
             ));
         }
         Ok(Self {
@@ -120,18 +93,17 @@ impl Plan {
             dtype: config.model.dtype,
             compute: config.model.compute,
             backbone_parameters,
-            adapter_parameters: adapter.len(),
+            adapter_parameters,
             task: format!("{} (template {})", config.data.task, config.data.template),
             examples: [inputs.inner.len(), inputs.outer.len(), inputs.validation.len(), inputs.evaluation.len()],
             truncation: inputs.truncation.to_string(),
-            inner_steps: steps,
-            penalty: method.penalty,
-            warm_start: method.warm_start,
+            method: config.method.name,
+            description: describe(config),
             tokens_per_batch: [inner_batch, f],
-            forward_passes: steps + 2 + 6,
-            backward_passes: steps + 2,
-            peak_memory: memory::peak(config, inputs, adapter)?,
-            seconds_per_step,
+            forward_passes: cost.forward_passes,
+            backward_passes: cost.backward_passes,
+            peak_memory: memory::peak(config, inputs, method)?,
+            seconds_per_step: cost.seconds(speed),
             max_steps: config.run.max_steps,
             max_minutes: config.run.max_minutes,
             threads: rayon::current_num_threads(),
@@ -139,6 +111,33 @@ impl Plan {
             unused_keys: config.unused_keys().to_vec(),
             warnings,
         })
+    }
+}
+
+/// A method in a few words.
+fn describe(config: &Config) -> String {
+    let (method, outer) = (&config.method, &config.outer);
+    let estimates = || {
+        let (sides, directions) = (outer.sides, outer.directions);
+        format!("{} over {directions} direction(s), {sides}-sided", outer.optimizer.name())
+    };
+    match method.name {
+        MethodName::Bilevel => format!(
+            "bilevel: T = {}, λ = {}, warm start {} inner steps",
+            method.inner_steps, method.penalty, method.warm_start
+        ),
+        MethodName::Mezo => format!("mezo on {}: {}", method.on, estimates()),
+        MethodName::FirstOrder => format!("first-order: {} on a {} block", config.inner.optimizer, config.peft.kind),
+        MethodName::TwoStage => {
+            let first = match (method.first_stage_steps, method.first_stage_minutes) {
+                (None, Some(minutes)) => format!("{minutes} minutes"),
+                (steps, _) => format!("{} steps", steps.unwrap_or(0)),
+            };
+            format!("two-stage: first-order for {first}, then mezo: {}", estimates())
+        }
+        MethodName::Full => "full: adamw on every weight".to_owned(),
+        MethodName::ZeroShot => "zero-shot: nothing is trained".to_owned(),
+        MethodName::Icl => format!("icl: nothing is trained, {} demonstrations", config.data.shots),
     }
 }
 
@@ -181,33 +180,42 @@ impl fmt::Display for Plan {
             self.dtype,
             self.compute
         )?;
-        writeln!(f, "adapters    p and s, {} values each", Count(self.adapter_parameters as f64))?;
+        let values = Count(self.adapter_parameters as f64);
+        match (self.method, self.adapter_parameters) {
+            (MethodName::Bilevel, _) => writeln!(f, "adapters    p and s, {values} values each")?,
+            (_, 0) => {}
+            _ => writeln!(f, "adapter     p, {values} values")?,
+        }
         writeln!(
             f,
-            "task        {}: {inner} inner, {outer} outer, {validation} validation, {evaluation} held out",
-            self.task
+            "task        {}: {}, {validation} validation, {evaluation} held out",
+            self.task,
+            match self.method {
+                MethodName::Bilevel => format!("{inner} inner, {outer} outer"),
+                _ => format!("{inner} training"),
+            }
         )?;
         writeln!(f, "data        {}", self.truncation)?;
-        writeln!(
-            f,
-            "method      bilevel: T = {}, λ = {}, warm start {} inner steps",
-            self.inner_steps, self.penalty, self.warm_start
-        )?;
-        writeln!(
-            f,
-            "batches     {:.0} tokens (inner), {:.0} tokens (outer)",
-            self.tokens_per_batch[0], self.tokens_per_batch[1]
-        )?;
-        writeln!(
-            f,
-            "per step    {} forward and {} backward passes, about {:.1} s",
-            self.forward_passes, self.backward_passes, self.seconds_per_step
-        )?;
+        writeln!(f, "method      {}", self.description)?;
+        if self.forward_passes > 0 {
+            writeln!(
+                f,
+                "batches     {:.0} tokens (inner), {:.0} tokens (outer)",
+                self.tokens_per_batch[0], self.tokens_per_batch[1]
+            )?;
+            writeln!(
+                f,
+                "per step    {} forward and {} backward passes, about {:.1} s",
+                self.forward_passes, self.backward_passes, self.seconds_per_step
+            )?;
+        }
         writeln!(f, "memory      about {} at peak", Bytes(self.peak_memory))?;
         let steps = self.max_steps.map(|steps| format!("{steps} steps"));
         let minutes = self.max_minutes.map(|minutes| format!("{minutes} minutes of training"));
         let bounds: Vec<String> = steps.into_iter().chain(minutes).collect();
-        writeln!(f, "until       {}", bounds.join(" or "))?;
+        if self.forward_passes > 0 {
+            writeln!(f, "until       {}", bounds.join(" or "))?;
+        }
         write!(f, "output      {} ({} threads)", self.output, self.threads)?;
         for key in &self.unused_keys {
             write!(f, "\nunused      {key} has no effect with this method and adapter")?;

@@ -31,30 +31,16 @@ impl Serialize for Score {
 /// One step, as `metrics.jsonl` keeps it.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepRecord {
-    /// Outer steps so far.
+    /// Steps so far.
     pub step: u64,
-    /// a = F(θ,p;B_f), like b and c without dropout; at which θ, [`StepReport`](crate::train::bilevel::StepReport) says.
-    pub a: f64,
-    /// b = F(θ,p;B_p).
-    pub b: f64,
-    /// c = F(θ,s;B_p).
-    pub c: f64,
-    /// b − c.
-    pub gap: f64,
-    /// G at θ + ε·z.
-    pub objective_plus: f64,
-    /// G at θ − ε·z.
-    pub objective_minus: f64,
-    /// g.
-    pub slope: f64,
-    /// What z was multiplied with to move θ; absent if the step was skipped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub coefficient: Option<f32>,
-    /// Why θ was not moved, if it was not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub skipped: Option<String>,
-    /// F(θ,s;B) before the last inner step, under its dropout.
-    pub inner_loss: f64,
+    /// F on the batch of the step, before it.
+    pub loss: f64,
+    /// Of the bilevel method.
+    #[serde(flatten)]
+    pub bilevel: Option<BilevelRecord>,
+    /// Of methods that estimate slopes, one per direction.
+    #[serde(flatten)]
+    pub estimate: Option<EstimateRecord>,
     /// Learning rates of s, p and θ.
     pub learning_rates: [f64; 3],
     /// Tokens fed in this step, each pass counted.
@@ -65,19 +51,61 @@ pub struct StepRecord {
     pub training_seconds: f64,
 }
 
+/// What the bilevel method measures besides.
+#[derive(Clone, Debug, Serialize)]
+pub struct BilevelRecord {
+    /// a = F(θ,p;B_f), like b and c without dropout; at which θ, [`OuterLosses`](crate::train::OuterLosses) says.
+    pub a: f64,
+    /// b = F(θ,p;B_p).
+    pub b: f64,
+    /// c = F(θ,s;B_p).
+    pub c: f64,
+    /// b − c.
+    pub gap: f64,
+    /// F(θ,s;B) before the last inner step, under its dropout.
+    pub inner_loss: f64,
+}
+
+/// What an estimate along the first direction of a step gave.
+#[derive(Clone, Debug, Serialize)]
+pub struct EstimateRecord {
+    /// The objective at θ + ε·z.
+    pub objective_plus: f64,
+    /// The objective at θ − ε·z; of one side, at θ.
+    pub objective_minus: f64,
+    /// g.
+    pub slope: f64,
+    /// The slopes of all directions, if there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slopes: Vec<f64>,
+    /// What z was multiplied with to move θ; absent if the step was skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coefficient: Option<f32>,
+    /// Why θ was not moved, if it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+}
+
 /// One evaluation on the validation part.
 #[derive(Clone, Debug, Serialize)]
 pub struct EvaluationRecord {
-    /// After this many outer steps.
+    /// After this many steps.
     pub step: u64,
-    /// With p.
-    pub p: Score,
-    /// With s.
-    pub s: Score,
-    /// Rounding error of one loss, δ.
-    pub loss_noise: f64,
+    /// With p, if the method has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p: Option<Score>,
+    /// With s, if the method has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s: Option<Score>,
+    /// Of θ alone, if the method has no block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backbone: Option<Score>,
+    /// Rounding error of one loss, δ, if slopes are estimated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_noise: Option<f64>,
     /// The part of a slope that is rounding.
-    pub noise_floor: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_floor: Option<f64>,
     /// Whether this is the best so far.
     pub best: bool,
     /// Seconds that it took.

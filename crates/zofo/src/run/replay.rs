@@ -1,6 +1,8 @@
 //! Rebuilding a fine-tuned θ from its base model and its journal: no data, no forward pass.
 
+use super::config::{Config, MethodName};
 use super::error::RunError;
+use super::method;
 use crate::hf::ModelFiles;
 use crate::model::Backbone;
 use crate::zo::journal::{Journal, JournalHeader, OptimizerRecord, TensorFingerprint};
@@ -8,6 +10,9 @@ use crate::zo::optimizer::BackboneOptimizer;
 use crate::zo::update::BackboneUpdater;
 use burn::tensor::Device;
 use std::path::Path;
+
+/// What stands for the optimizer in journals of runs that move θ by exact gradients, and have no updates in them.
+const EXACT: &str = "exact gradients";
 
 /// What a replay did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +43,14 @@ pub fn replay(
     let mut backbone = Backbone::load(&files, records.header.storage, &Device::flex())?;
     check_base(&records.header, &fingerprints(&backbone), journal, base)?;
     let mut updater = updater_of(&records.header, journal)?;
-    let wanted = records.records.iter().take_while(|r| until.is_none_or(|until| r.step <= until));
-    let wanted: Vec<_> = wanted.collect();
-    for (done, record) in wanted.iter().enumerate() {
-        updater.replay(&mut backbone, record);
-        progress(done + 1, wanted.len());
+    let space = method::space_of(&records.header.updates, &backbone)?;
+    let wanted = records.records.iter().take_while(|r| until.is_none_or(|until| r.step <= until)).count();
+    let wanted = &records.records[..wanted];
+    let mut done = 0;
+    for step in wanted.chunk_by(|left, right| left.step == right.step) {
+        updater.replay(&mut backbone, &space, step);
+        done += step.len();
+        progress(done, wanted.len());
     }
     backbone.write(&files, output)?;
     Ok(Replayed {
@@ -53,8 +61,13 @@ pub fn replay(
 }
 
 /// The header of a journal for updates of this backbone, which must be the untouched base model.
-pub(super) fn header(backbone: &Backbone, optimizer: BackboneOptimizer) -> JournalHeader {
-    JournalHeader::new(backbone.dtype(), BackboneUpdater::record(optimizer), fingerprints(backbone))
+pub(super) fn header(backbone: &Backbone, config: &Config) -> JournalHeader {
+    let optimizer = if config.method.name == MethodName::Full {
+        OptimizerRecord::new(EXACT, &[])
+    } else {
+        BackboneUpdater::record(config.outer.optimizer)
+    };
+    JournalHeader::new(backbone.dtype(), optimizer, method::update_scheme(config), fingerprints(backbone))
 }
 
 /// What a journal keeps of the base model's tensors.
@@ -75,8 +88,8 @@ pub(super) fn check_header(
         return Ok(());
     }
     Err(RunError::ForeignJournal(format!(
-        "the journal `{}` was written for weights stored as {} and the optimizer `{}`, or with other constants of it than \
-         this version has; this run has {} and `{}`: go on with the version and the settings that it was started with",
+        "the journal `{}` was written for weights stored as {} and the optimizer `{}`, or with other directions or constants \
+         than this version has; this run has {} and `{}`: go on with the version and the settings that it was started with",
         journal.display(),
         header.storage,
         header.optimizer.name,
@@ -112,9 +125,17 @@ pub(super) fn check_base(
 /// A fresh optimizer of the kind that a journal names, if its constants are those of this program.
 fn updater_of(header: &JournalHeader, journal: &Path) -> Result<BackboneUpdater, RunError> {
     let OptimizerRecord { name, .. } = &header.optimizer;
+    if name == EXACT {
+        return Err(RunError::ForeignJournal(format!(
+            "the journal `{}` belongs to a run that moved the backbone by exact gradients, which cannot be replayed: the \
+             result is in that run's backbone/",
+            journal.display()
+        )));
+    }
     let kind = BackboneOptimizer::ALL.into_iter().find(|kind| kind.name() == name);
     let kind = kind.filter(|kind| BackboneUpdater::record(*kind) == header.optimizer);
-    kind.map(BackboneUpdater::new).ok_or_else(|| {
+    let decaying = |kind| BackboneUpdater::new(kind).with_weight_decay(header.updates.weight_decay);
+    kind.map(decaying).ok_or_else(|| {
         RunError::ForeignJournal(format!(
             "the journal `{}` was written with the optimizer `{name}`, whose name or constants this version does not know",
             journal.display()
@@ -126,12 +147,13 @@ fn updater_of(header: &JournalHeader, journal: &Path) -> Result<BackboneUpdater,
 mod tests {
     use super::*;
     use crate::hf::WeightDtype;
+    use crate::zo::journal::UpdateScheme;
 
     #[test]
     fn a_journal_of_another_run_is_told_apart() {
         let header = |storage, optimizer, hash| {
             let tensors = vec![TensorFingerprint::new("w", &[2, 3], [hash; 32])];
-            JournalHeader::new(storage, BackboneUpdater::record(optimizer), tensors)
+            JournalHeader::new(storage, BackboneUpdater::record(optimizer), UpdateScheme::default(), tensors)
         };
         let expected = header(WeightDtype::F32, BackboneOptimizer::Rms, 1);
         let problem = |found: &JournalHeader| {
@@ -149,6 +171,6 @@ mod tests {
         }
         let mut constants = expected.clone();
         constants.optimizer.constants.clear();
-        assert!(problem(&constants).unwrap().contains("other constants"));
+        assert!(problem(&constants).unwrap().contains("other directions or constants"));
     }
 }

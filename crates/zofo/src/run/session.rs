@@ -2,27 +2,29 @@
 
 mod evaluate;
 mod open;
+mod step;
 
-use super::blocks;
 use super::checkpoint::{self, Best, Blocks, Stage, State};
-use super::config::{Config, Keep, LrSchedule};
-use super::error::{Place, RunError};
-use super::finish::{self, Kept};
+use super::config::{Config, Keep, MethodName};
+use super::cost::Speed;
+use super::error::RunError;
+use super::finish::{self, Kept, KeptBackbone};
 use super::folder::RunFolder;
-use super::inputs::{Cursors, Inputs, RunBatches, locate};
+use super::inputs::{Inputs, RunBatches, locate};
+use super::method;
 use super::metrics::Metrics;
-use super::plan::{Plan, Speed};
-use super::progress::{Observer, StepRecord};
-use super::snapshot::{self, SnapshotReference};
+use super::plan::Plan;
+use super::progress::Observer;
+use super::snapshot::{self, SnapshotKind, SnapshotReference};
 use crate::hf::WeightDtype;
-use crate::peft::{Adapter, AdapterOptimizer};
-use crate::task::SplitMix64;
-use crate::train::bilevel::{Batches, Bilevel, LearningRates, StepError, StepReport};
-use crate::zo::BackboneDirection;
-use crate::zo::journal::{JournalWriter, Record};
-use crate::zo::optimizer::{BackboneOptimizer, Step};
+use crate::peft::Adapter;
+use crate::train::Method;
+use crate::zo::journal::JournalWriter;
+use crate::zo::optimizer::{BackboneOptimizer, SlopeGuard};
+use crate::zo::space::DirectionSpace;
 use crate::zo::update::UpdaterState;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -68,7 +70,7 @@ pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool
             // Everything that can be wrong with the inputs is found before the folder is made.
             let located = locate(&mut config, observer, interrupted)?;
             let inputs = Inputs::open(&config, &located)?;
-            check(&config)?;
+            check(&config, &inputs)?;
             RunBatches::new(&inputs, &config)?;
             (RunFolder::create(&config)?, config, inputs)
         }
@@ -76,13 +78,13 @@ pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool
             let (mut folder, mut config) = RunFolder::open(path, overlays)?;
             if checkpoint_stage(&folder)? == Some(Stage::Finished) {
                 // A kill may have come between the end and this.
-                snapshot::remove_others(&folder, None)?;
+                snapshot::remove_others(&folder, [None, None])?;
                 return Ok(Outcome::AlreadyFinished);
             }
             let located = locate(&mut config, observer, interrupted)?;
             folder.set_inputs(&config);
             let inputs = Inputs::open(&config, &located)?;
-            check(&config)?;
+            check(&config, &inputs)?;
             (folder, config, inputs)
         }
     };
@@ -137,22 +139,35 @@ pub fn plan(config: &Config, observer: &mut dyn Observer) -> Result<Plan, RunErr
     let located = locate(&mut config, observer, &AtomicBool::new(false))?;
     let config = &config;
     let inputs = Inputs::open(config, &located)?;
-    check(config)?;
+    check(config, &inputs)?;
     let mut batches = RunBatches::new(&inputs, config)?;
     let backbone = inputs.backbone(config)?;
-    let (adapter, _) = blocks::new(config, &inputs, &backbone)?;
-    let speed = Speed::measure(&backbone, &adapter, &batches.inner());
-    Ok(Plan::new(config, &inputs, backbone.len(), &adapter, speed)?)
+    let method = method::new(config, &inputs, backbone)?;
+    let speed = Speed::measure(config, &method, &mut batches);
+    Ok(Plan::new(config, &inputs, &method, speed)?)
 }
 
-fn check(config: &Config) -> Result<(), RunError> {
-    if config.outer.optimizer == BackboneOptimizer::Adam && config.model.dtype == WeightDtype::Bf16 {
+fn check(config: &Config, inputs: &Inputs) -> Result<(), RunError> {
+    let is_bf16 = config.model.dtype == WeightDtype::Bf16;
+    if config.method.name == MethodName::Full && is_bf16 {
+        return Err(RunError::Conflict(
+            "`method.name = \"full\"` works with `model.dtype = \"f32\"` only: bf16 weights would lose most of AdamW's \
+             small steps"
+                .to_owned(),
+        ));
+    }
+    if config.method.estimates_backbone() && config.outer.optimizer == BackboneOptimizer::Adam && is_bf16 {
         return Err(RunError::Conflict(
             "`outer.optimizer = \"adam\"` works with `model.dtype = \"f32\"` only: use that, or `rms`, which rounds \
              updates of bf16 weights stochastically"
                 .to_owned(),
         ));
     }
+    let directions = method::update_scheme(config).directions;
+    let names: Vec<String> = inputs.files.config().parameters().into_iter().map(|(name, _)| name).collect();
+    directions
+        .covered(names.iter().map(String::as_str))
+        .map_err(|error| RunError::Conflict(format!("`outer.mask_names` or `outer.mask_layers`: {error}")))?;
     Ok(())
 }
 
@@ -168,7 +183,9 @@ struct Session<'a> {
     config: &'a Config,
     inputs: &'a Inputs,
     fingerprint: String,
-    method: Bilevel,
+    method: Method,
+    /// What directions are.
+    space: Arc<DirectionSpace>,
     batches: RunBatches<'a>,
     journal: JournalWriter,
     metrics: Metrics,
@@ -178,29 +195,21 @@ struct Session<'a> {
     evaluated: Option<u64>,
     /// Training without evaluation, over all resumes.
     training: Duration,
-    best: Option<(Best, Adapter, Adapter)>,
+    /// The best evaluation, and the blocks of its step.
+    best: Option<(Best, Vec<Adapter>)>,
+    /// Evaluations since then.
+    since_best: usize,
     snapshot: Option<SnapshotReference>,
     /// Time that the updates since the last snapshot took.
     replay: Duration,
     saved: Instant,
 }
 
-/// What [`Session::diverged`] puts back.
-struct RestorePoint {
-    adapter: Adapter,
-    shadow: Adapter,
-    adapter_optimizer: AdapterOptimizer,
-    shadow_optimizer: AdapterOptimizer,
-    backbone_optimizer: UpdaterState,
-    cursors: Cursors,
-}
-
 impl<'a> Session<'a> {
     fn plan(&self) -> Result<Plan, RunError> {
-        let batch = RunBatches::new(self.inputs, self.config)?.inner();
-        let speed = Speed::measure(&self.method.backbone, &self.method.adapter, &batch);
-        let (backbone, adapter) = (self.method.backbone.len(), &self.method.adapter);
-        Ok(Plan::new(self.config, self.inputs, backbone, adapter, speed)?)
+        let mut batches = RunBatches::new(self.inputs, self.config)?;
+        let speed = Speed::measure(self.config, &self.method, &mut batches);
+        Ok(Plan::new(self.config, self.inputs, &self.method, speed)?)
     }
 
     /// Trains to the end. False if it was interrupted, with everything saved.
@@ -212,13 +221,15 @@ impl<'a> Session<'a> {
             }
             Ok(stop)
         };
-        while self.warm_steps < self.config.method.warm_start {
+        while self.warm_steps < self.config.method.warm_start_steps() {
             if stop(self)? {
                 return Ok(false);
             }
             if self.is_over() {
                 // Time is up: p gets what there is.
-                self.method.adapter = self.method.shadow.clone();
+                if let Method::Bilevel(method) = &mut self.method {
+                    method.copy_shadow();
+                }
                 break;
             }
             self.warm_step(observer)?;
@@ -237,112 +248,22 @@ impl<'a> Session<'a> {
             if stop(self)? {
                 return Ok(false);
             }
-            self.outer_step(observer)?;
+            self.take_step(observer)?;
         }
     }
 
     fn is_over(&self) -> bool {
         let run = &self.config.run;
         let minutes = self.training.as_secs_f64() / 60.0;
-        run.max_steps.is_some_and(|steps| self.step >= steps as u64)
+        !self.config.method.trains()
+            || run.patience.is_some_and(|patience| self.since_best >= patience)
+            || run.max_steps.is_some_and(|steps| self.step >= steps as u64)
             || run.max_minutes.is_some_and(|limit| minutes >= limit)
     }
 
     fn evaluation_is_due(&self) -> bool {
         let due = self.step.is_multiple_of(self.config.run.eval_every as u64) || self.is_over();
         due && self.evaluated != Some(self.step)
-    }
-
-    fn rates(&self) -> LearningRates {
-        let factor = match (self.config.run.lr_schedule, self.config.run.max_steps) {
-            (LrSchedule::Linear, Some(steps)) => 1.0 - self.step as f64 / steps as f64,
-            _ => 1.0,
-        };
-        LearningRates {
-            shadow: self.config.inner.lr * factor,
-            adapter: self.config.outer.adapter_lr * factor,
-            backbone: self.config.outer.lr * factor,
-        }
-    }
-
-    /// Where the masks of a step come from.
-    fn dropout_seed(&self, purpose: &str, step: u64) -> u64 {
-        SplitMix64::keyed(self.config.run.seed, purpose, step).next_u64()
-    }
-
-    /// One inner step before the first outer one; after the last, s is copied to p.
-    fn warm_step(&mut self, observer: &mut dyn Observer) -> Result<(), RunError> {
-        let start = Instant::now();
-        let before = self.restore_point();
-        let batch = self.batches.inner();
-        let dropout = self.dropout_seed("dropout, warm start", self.warm_steps as u64);
-        let loss = match self.method.inner_step(&batch, self.config.inner.lr, dropout) {
-            Ok(loss) => loss,
-            Err(error) => return Err(self.diverged(Place::WarmStart(self.warm_steps + 1), before, error)),
-        };
-        self.warm_steps += 1;
-        let total = self.config.method.warm_start;
-        if self.warm_steps == total {
-            self.method.adapter = self.method.shadow.clone();
-        }
-        self.training += start.elapsed();
-        let event = serde_json::json!({ "inner_step": self.warm_steps, "loss": loss });
-        self.metrics.write("warm_start", &event)?;
-        observer.warm_start(self.warm_steps, total, loss);
-        self.save_if_due()
-    }
-
-    fn outer_step(&mut self, observer: &mut dyn Observer) -> Result<(), RunError> {
-        let start = Instant::now();
-        let rates = self.rates();
-        let step = self.step + 1;
-        let seed = SplitMix64::keyed(self.config.run.seed, "direction", step).next_u64();
-        let before = self.restore_point();
-        let dropout = self.dropout_seed("dropout", step);
-        let report = match self.method.step(BackboneDirection::Seeded(seed), &mut self.batches, rates, dropout) {
-            Ok(report) => report,
-            Err(error) => return Err(self.diverged(Place::Step(step), before, error)),
-        };
-        if let Step::Apply { coefficient } = report.update {
-            self.journal.append(&Record {
-                step,
-                seed,
-                slope: report.estimate.slope as f32,
-                learning_rate: rates.backbone as f32,
-                coefficient,
-            })?;
-        }
-        self.step = step;
-        self.replay += report.update_time;
-        self.training += start.elapsed();
-        let record = self.step_record(&report, rates, start.elapsed());
-        self.metrics.write("step", &record)?;
-        observer.step(&record, self.fraction());
-        self.save_if_due()
-    }
-
-    fn step_record(&self, report: &StepReport, rates: LearningRates, elapsed: Duration) -> StepRecord {
-        let (coefficient, skipped) = match report.update {
-            Step::Apply { coefficient } => (Some(coefficient), None),
-            Step::Skip(reason) => (None, Some(reason.to_string())),
-        };
-        StepRecord {
-            step: self.step,
-            a: report.a,
-            b: report.b,
-            c: report.c,
-            gap: report.b - report.c,
-            objective_plus: report.estimate.plus,
-            objective_minus: report.estimate.minus,
-            slope: report.estimate.slope,
-            coefficient,
-            skipped,
-            inner_loss: report.inner_losses.last().copied().unwrap_or(f64::NAN),
-            learning_rates: [rates.shadow, rates.adapter, rates.backbone],
-            tokens: report.tokens,
-            seconds: elapsed.as_secs_f64(),
-            training_seconds: self.training.as_secs_f64(),
-        }
     }
 
     /// The share of the run that is done.
@@ -361,21 +282,18 @@ impl<'a> Session<'a> {
     fn save(&mut self) -> Result<(), RunError> {
         self.journal.sync()?;
         let metrics_bytes = self.metrics.sync()?;
-        let records = self.journal.records();
-        let optimizer = &self.method.backbone_optimizer;
-        let is_new = self.snapshot.is_none_or(|snapshot| snapshot.journal_records < records);
-        let slow = self.replay > LONGEST_REPLAY || optimizer.has_moments() && records > 0;
+        let updates = self.updates();
+        let is_new = self.snapshot.is_none_or(|snapshot| snapshot.updates < updates);
+        let slow = self.replay > LONGEST_REPLAY || self.method.has_moments() && updates > 0;
         if slow && is_new {
-            let backbone = &self.method.backbone;
-            self.snapshot = Some(snapshot::write(self.folder, records, backbone, optimizer)?);
+            self.snapshot = Some(snapshot::write(self.folder, SnapshotKind::Latest, updates, &self.method)?);
             self.replay = Duration::ZERO;
         }
+        let trained = self.method.blocks();
         let blocks = Blocks {
-            adapter: self.method.adapter.clone(),
-            shadow: self.method.shadow.clone(),
-            adapter_optimizer: self.method.adapter_optimizer.state(),
-            shadow_optimizer: self.method.shadow_optimizer.state(),
-            best: self.best.as_ref().map(|(_, p, s)| (p.clone(), s.clone())),
+            values: trained.iter().map(|block| block.values.clone()).collect(),
+            optimizers: trained.iter().map(|block| block.optimizer.state()).collect(),
+            best: self.best.as_ref().map(|(_, blocks)| blocks.clone()),
         };
         let state = State {
             version: checkpoint::VERSION,
@@ -384,87 +302,68 @@ impl<'a> Session<'a> {
             warm_steps: self.warm_steps,
             step: self.step,
             evaluated: self.evaluated,
-            journal_records: records,
+            journal_records: self.journal.records(),
             metrics_bytes,
             training_seconds: self.training.as_secs_f64(),
             cursors: self.batches.cursors(),
-            backbone_optimizer: optimizer.state(),
-            adapter_steps: blocks.adapter_optimizer.steps,
-            shadow_steps: blocks.shadow_optimizer.steps,
-            best: self.best.as_ref().map(|(best, ..)| *best),
+            rule: self.method.rule(),
+            block_steps: blocks.optimizers.iter().map(|optimizer| optimizer.steps).collect(),
+            best: self.best.as_ref().map(|(best, _)| *best),
+            since_best: self.since_best,
             snapshot: self.snapshot,
         };
         checkpoint::save(&self.folder.checkpoint(), &state, &blocks)?;
-        snapshot::remove_others(self.folder, self.snapshot)?;
+        snapshot::remove_others(self.folder, [self.snapshot, state.best.and_then(|best| best.snapshot)])?;
         self.saved = Instant::now();
         Ok(())
     }
 
-    /// What a step changes, apart from θ. The tensors are shared, not copied.
-    fn restore_point(&self) -> RestorePoint {
-        RestorePoint {
-            adapter: self.method.adapter.clone(),
-            shadow: self.method.shadow.clone(),
-            adapter_optimizer: self.method.adapter_optimizer.clone(),
-            shadow_optimizer: self.method.shadow_optimizer.clone(),
-            backbone_optimizer: self.method.backbone_optimizer.state(),
-            cursors: self.batches.cursors(),
-        }
+    /// Updates of θ so far: what a snapshot is named by.
+    fn updates(&self) -> u64 {
+        if self.method.moves_backbone_by_gradients() { self.step } else { self.journal.records() }
     }
 
-    /// Goes back to where the failed step began (it has not moved θ), saves that, and returns the error to report.
-    fn diverged(&mut self, place: Place, before: RestorePoint, source: StepError) -> RunError {
-        let output = self.folder.path().to_owned();
-        match self.go_back(before).and_then(|()| self.save()) {
-            Ok(()) => RunError::Diverged { place, output, source, results: None },
-            Err(error) => error,
-        }
-    }
-
-    fn go_back(&mut self, before: RestorePoint) -> Result<(), RunError> {
-        self.method.adapter = before.adapter;
-        self.method.shadow = before.shadow;
-        self.method.adapter_optimizer = before.adapter_optimizer;
-        self.method.shadow_optimizer = before.shadow_optimizer;
-        self.restore_updater(before.backbone_optimizer)?;
-        self.batches.seek(before.cursors)
-    }
-
-    fn restore_updater(&mut self, state: UpdaterState) -> Result<(), RunError> {
+    fn restore_rule(&mut self, state: Option<UpdaterState>) -> Result<(), RunError> {
         self.method
-            .backbone_optimizer
-            .restore(state)
+            .restore_rule(state)
             .map_err(|error| RunError::Checkpoint { path: self.folder.checkpoint(), problem: error.to_string() })
     }
 
     /// What the run keeps, without θ, whose memory is free afterwards.
     fn into_kept(mut self) -> Kept {
         match self.best.take().filter(|_| self.config.run.keep == Keep::Best) {
-            Some((best, p, s)) => self.keep(best.step, best.journal_records, p, s, None),
+            Some((best, blocks)) => self.keep(best, blocks, None),
             None => {
-                let (p, s) = (self.method.adapter.clone(), self.method.shadow.clone());
-                let (step, records) = (self.step, self.journal.records());
-                self.keep(step, records, p, s, None)
+                let blocks = self.method.blocks().into_iter().map(|block| block.values.clone()).collect();
+                let (step, journal_records) = (self.step, self.journal.records());
+                // Where θ is moved by exact gradients, the last checkpoint has written a snapshot of the last step.
+                let snapshot = self.snapshot.filter(|_| self.method.moves_backbone_by_gradients());
+                let last = Best { step, journal_records, snapshot, value: f64::NAN, loss: f64::NAN };
+                self.keep(last, blocks, None)
             }
         }
     }
 
     /// What a run keeps that diverged: its best step, whatever `run.keep` says.
     fn into_best(mut self, diverged: String) -> Option<Kept> {
-        let (best, p, s) = self.best.take()?;
-        Some(self.keep(best.step, best.journal_records, p, s, Some(diverged)))
+        let (best, blocks) = self.best.take()?;
+        Some(self.keep(best, blocks, Some(diverged)))
     }
 
-    fn keep(self, step: u64, records: u64, p: Adapter, s: Adapter, diverged: Option<String>) -> Kept {
+    fn keep(self, best: Best, blocks: Vec<Adapter>, diverged: Option<String>) -> Kept {
+        let records = best.journal_records;
+        let on_the_way = self.snapshot.filter(|snapshot| snapshot.updates <= records);
         Kept {
-            step,
+            step: best.step,
             journal_records: records,
-            snapshot: self.snapshot.filter(|snapshot| snapshot.journal_records <= records),
-            adapter: p,
-            shadow: s,
+            theta: match best.snapshot {
+                Some(snapshot) => KeptBackbone::Snapshot(snapshot),
+                None => KeptBackbone::Replayed { from: on_the_way },
+            },
+            blocks,
             metrics: self.metrics,
             steps: self.step,
-            skipped: self.method.backbone_optimizer.guard().skipped(),
+            skipped: self.method.guard().map_or(0, SlopeGuard::skipped),
             training_seconds: self.training.as_secs_f64(),
             diverged,
         }

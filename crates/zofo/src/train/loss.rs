@@ -4,7 +4,7 @@ use crate::model::{Backbone, Batch, Choice, Part};
 use crate::peft::{Adapter, AdapterGradients};
 use crate::task::SplitMix64;
 use crate::zo::Perturbation;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor, TensorData};
 
 /// F for every part, in nats, summed in f64: the mean negative log-likelihood over all labelled tokens or, of a batch of
 /// [choices](Batch::choices), the mean of −ln softmax(s)\[right\], where s are the mean log-probabilities of the candidates'
@@ -36,20 +36,6 @@ pub fn loss_gradients(backbone: &Backbone, adapter: &Adapter, terms: &[(f64, &Ba
     differentiate(backbone, &tracked, &blocks, terms)
 }
 
-/// As [`loss_gradients`], with the dropout that the adapter asks for: every batch has masks of its own, all of them from
-/// `seed`. The losses are those under the masks.
-pub fn loss_gradients_with_dropout(
-    backbone: &Backbone,
-    adapter: &Adapter,
-    terms: &[(f64, &Batch)],
-    seed: u64,
-) -> (Vec<f64>, AdapterGradients) {
-    let tracked = adapter.tracked();
-    let masked = |term| tracked.with_dropout(SplitMix64::keyed(seed, "term", term).next_u64());
-    let masked: Vec<Adapter> = (0..terms.len() as u64).map(masked).collect();
-    differentiate(backbone, &tracked, &masked.iter().collect::<Vec<_>>(), terms)
-}
-
 /// The losses of the batches, each with its block, and their weighted sum's gradients with respect to `tracked`, of whose
 /// leaves the blocks are made.
 fn differentiate(
@@ -62,6 +48,12 @@ fn differentiate(
     let parts: Vec<Part> = terms.iter().zip(blocks).map(part).collect();
     let nll = backbone.token_nll(&parts, &Perturbation::None);
 
+    let (losses, gradients) = chain(backbone, nll, terms);
+    (losses, tracked.gradients(gradients))
+}
+
+/// The losses of the batches whose negative log-likelihoods are `nll`, and their weighted sum's gradients.
+fn chain(backbone: &Backbone, nll: Tensor<2>, terms: &[(f64, &Batch)]) -> (Vec<f64>, Gradients) {
     // By the chain rule: with ∂F/∂nll as constants, the sum of their products with the likelihoods has F's gradient.
     let known = values(nll.clone().inner());
     let batches: Vec<&Batch> = terms.iter().map(|&(_, batch)| batch).collect();
@@ -72,8 +64,79 @@ fn differentiate(
     let shape = [weights.len(), 1];
     let weights = Tensor::from_data(TensorData::new(weights, shape), backbone.device());
     let total = (nll * weights.autodiff()).sum();
-    let gradients = tracked.gradients(total.backward());
-    (by_batch(&known, &batches).map(|(batch, nll)| reduce(batch, nll)).collect(), gradients)
+    let losses = by_batch(&known, &batches).map(|(batch, nll)| reduce(batch, nll)).collect();
+    (losses, total.backward())
+}
+
+/// As [`losses`], each the mean over several sets of parts, which take a pass each.
+pub fn mean_losses<'a, P: AsRef<[Part<'a>]>>(
+    backbone: &Backbone,
+    sets: impl Iterator<Item = P>,
+    perturbation: &Perturbation,
+) -> Vec<Vec<f64>> {
+    let mut sum: Vec<Vec<f64>> = Vec::new();
+    let mut count = 0.0;
+    for parts in sets {
+        let losses = losses(backbone, parts.as_ref(), perturbation);
+        count += 1.0;
+        if sum.is_empty() {
+            sum = losses;
+        } else {
+            sum.iter_mut().flatten().zip(losses.into_iter().flatten()).for_each(|(sum, loss)| *sum += loss);
+        }
+    }
+    sum.iter_mut().flatten().for_each(|sum| *sum /= count);
+    sum
+}
+
+/// As [`loss_gradients`], the mean over several sets of terms, which take a pass each, with the dropout that the adapter
+/// asks for: every batch has masks of its own, all of them from `seed`. The losses are those under the masks.
+pub fn mean_gradients(
+    backbone: &Backbone,
+    adapter: &Adapter,
+    sets: &[Vec<(f64, &Batch)>],
+    seed: u64,
+) -> (Vec<f64>, AdapterGradients) {
+    let mut seeds = (0..).map(|term| SplitMix64::keyed(seed, "term", term).next_u64());
+    mean(sets.iter().map(|terms| {
+        let tracked = adapter.tracked();
+        let masked: Vec<Adapter> = seeds.by_ref().take(terms.len()).map(|seed| tracked.with_dropout(seed)).collect();
+        differentiate(backbone, &tracked, &masked.iter().collect::<Vec<_>>(), terms)
+    }))
+}
+
+/// The mean of F(θ; B) over several batches, which take a pass each, and its gradient with respect to every weight of θ,
+/// in the order of [`Backbone::parameters`].
+pub fn mean_backbone_gradients(backbone: &Backbone, batches: &[Batch]) -> (f64, Vec<Tensor<2>>) {
+    let (losses, gradients) = mean(batches.iter().map(|batch| {
+        let tracked = backbone.tracked();
+        let nll = tracked.token_nll(&[Part { batch, adapter: None }], &Perturbation::None);
+        let (losses, gradients) = chain(backbone, nll, &[(1.0, batch)]);
+        (losses, tracked.gradients(gradients))
+    }));
+    (losses[0], gradients)
+}
+
+/// The mean of losses, and of gradients.
+fn mean(sets: impl Iterator<Item = (Vec<f64>, Vec<Tensor<2>>)>) -> (Vec<f64>, Vec<Tensor<2>>) {
+    let mut sum: Option<(Vec<f64>, Vec<Tensor<2>>)> = None;
+    let mut count = 0usize;
+    for (losses, gradients) in sets {
+        count += 1;
+        sum = Some(match sum {
+            None => (losses, gradients),
+            Some((mut sum_of_losses, sum)) => {
+                sum_of_losses.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss);
+                (sum_of_losses, sum.into_iter().zip(gradients).map(|(sum, gradient)| sum + gradient).collect())
+            }
+        });
+    }
+    let (mut losses, mut gradients) = sum.unwrap_or_default();
+    if count > 1 {
+        losses.iter_mut().for_each(|loss| *loss /= count as f64);
+        gradients = gradients.into_iter().map(|gradient| gradient / count as f64).collect();
+    }
+    (losses, gradients)
 }
 
 fn values(nll: Tensor<2>) -> Vec<f32> {
@@ -92,7 +155,7 @@ fn by_batch<'a>(nll: &'a [f32], batches: &'a [&'a Batch]) -> impl Iterator<Item 
 /// F of a batch.
 fn reduce(batch: &Batch, nll: &[f32]) -> f64 {
     if batch.choices.is_empty() {
-        return mean(nll);
+        return mean_of(nll);
     }
     let losses = batch.choices.iter().map(|choice| {
         let scores = scores(choice, nll);
@@ -122,7 +185,7 @@ fn slopes(batch: &Batch, nll: &[f32]) -> Vec<f64> {
 
 /// The mean log-probability of every candidate's tokens.
 fn scores(choice: &Choice, nll: &[f32]) -> Vec<f64> {
-    choice.candidates.iter().map(|range| -mean(&nll[range.clone()])).collect()
+    choice.candidates.iter().map(|range| -mean_of(&nll[range.clone()])).collect()
 }
 
 fn log_sum_exp(scores: &[f64]) -> f64 {
@@ -130,7 +193,7 @@ fn log_sum_exp(scores: &[f64]) -> f64 {
     max + scores.iter().map(|score| (score - max).exp()).sum::<f64>().ln()
 }
 
-fn mean(nll: &[f32]) -> f64 {
+fn mean_of(nll: &[f32]) -> f64 {
     nll.iter().map(|&x| f64::from(x)).sum::<f64>() / nll.len() as f64
 }
 

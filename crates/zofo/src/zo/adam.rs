@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use zofo_kernels::Noise;
+use zofo_kernels::direction::Descent;
 
 const BETA_1: f64 = 0.9;
 const BETA_2: f64 = 0.999;
@@ -38,42 +39,47 @@ impl BackboneAdam {
         self.guard = guard;
     }
 
-    /// One step of θ along −z for the slope g. Skips what the guard refuses.
+    /// One step of θ for the mean of the estimates slope·z. Skips what the guard refuses.
     ///
     /// # Errors
     ///
     /// [`Diverged`] at the twentieth skipped step in a row.
-    pub fn step(
+    pub(super) fn step(
         &mut self,
         backbone: &mut Backbone,
-        direction: &BackboneDirection,
-        slope: f32,
+        directions: &[BackboneDirection],
+        slopes: &[f32],
         learning_rate: f32,
-    ) -> Result<Step, Diverged> {
-        if let Err(reason) = self.guard.check(f64::from(slope)) {
-            self.guard.skip(reason)?;
-            return Ok(Step::Skip(reason));
+        keep: f32,
+    ) -> Result<Vec<Step>, Diverged> {
+        let exact: Vec<f64> = slopes.iter().copied().map(f64::from).collect();
+        if let Some(reason) = self.guard.admit(&exact)? {
+            return Ok(vec![Step::Skip(reason); slopes.len()]);
         }
-        self.guard.accept(f64::from(slope));
-        self.apply(backbone, direction, slope, learning_rate);
-        Ok(Step::Apply { coefficient: learning_rate })
+        self.apply(backbone, directions, slopes, learning_rate, keep);
+        Ok(vec![Step::Apply { coefficient: learning_rate }; slopes.len()])
     }
 
     /// The arithmetic of a step, which replay repeats.
     pub(super) fn apply(
         &mut self,
         backbone: &mut Backbone,
-        direction: &BackboneDirection,
-        slope: f32,
+        directions: &[BackboneDirection],
+        slopes: &[f32],
         learning_rate: f32,
+        keep: f32,
     ) {
         self.steps += 1;
         let correction_1 = 1.0 - power(BETA_1, u64::from(self.steps));
         let correction_2 = 1.0 - power(BETA_2, u64::from(self.steps));
+        let share = 1.0 / slopes.len() as f64;
         for index in 0..backbone.parameters().len() {
             let parameter = &backbone.parameters()[index];
             let (name, len) = (parameter.name().to_owned(), parameter.shape().iter().product());
-            let noise = direction.of(&name, parameter.id());
+            if !directions.iter().all(|direction| direction.covers(&name)) {
+                continue;
+            }
+            let noises: Vec<Noise> = directions.iter().map(|direction| direction.of(&name, parameter.id())).collect();
             let [first, second] = self.moments.entry(name).or_insert_with(|| [vec![0.0; len], vec![0.0; len]]);
             // Made behind its pointer, because a vector would be copied there.
             let mut shared: Arc<[f32]> = std::iter::repeat_n(0.0, len).collect();
@@ -81,28 +87,35 @@ impl BackboneAdam {
             let chunks =
                 update.par_chunks_mut(CHUNK).zip(first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK)));
             chunks.enumerate().for_each(|(chunk, (update, (first, second)))| {
-                noise.fill(chunk * CHUNK, update);
-                for ((update, first), second) in update.iter_mut().zip(first).zip(second) {
-                    let gradient = f64::from(slope) * f64::from(*update);
+                let mut gradient = vec![0.0f64; update.len()];
+                for (noise, slope) in noises.iter().zip(slopes) {
+                    noise.fill(chunk * CHUNK, update);
+                    for (gradient, z) in gradient.iter_mut().zip(&*update) {
+                        *gradient += share * f64::from(*slope) * f64::from(*z);
+                    }
+                }
+                for (((update, gradient), first), second) in update.iter_mut().zip(gradient).zip(first).zip(second) {
                     let m = BETA_1 * f64::from(*first) + (1.0 - BETA_1) * gradient;
                     let v = BETA_2 * f64::from(*second) + (1.0 - BETA_2) * gradient * gradient;
                     (*first, *second) = (m as f32, v as f32);
                     *update = (m / correction_1 / ((v / correction_2).sqrt() + EPSILON)) as f32;
                 }
             });
-            backbone.descend_one(index, Noise::Stored(shared), learning_rate);
+            backbone.descend_one(index, Noise::Stored(shared), Descent { keep, coefficient: learning_rate });
         }
     }
 
-    /// The step count and the moments, in the order of the backbone's parameters.
+    /// The step count and the moments, in the order of the backbone's parameters, those that have any marked by a 1.
     pub(super) fn write_moments(
         &self,
         backbone: &Backbone,
-        put: &mut impl FnMut(&[u8]) -> io::Result<()>,
+        put: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         put(&self.steps.to_le_bytes())?;
         for parameter in backbone.parameters() {
-            for moment in self.moments.get(parameter.name()).into_iter().flatten() {
+            let moments = self.moments.get(parameter.name());
+            put(&[u8::from(moments.is_some())])?;
+            for moment in moments.into_iter().flatten() {
                 put(bytemuck::cast_slice(moment))?;
             }
         }
@@ -110,15 +123,17 @@ impl BackboneAdam {
     }
 
     /// The reverse of [`write_moments`](Self::write_moments).
-    pub(super) fn read_moments(&mut self, backbone: &Backbone, reader: &mut impl io::Read) -> io::Result<()> {
+    pub(super) fn read_moments(&mut self, backbone: &Backbone, reader: &mut dyn io::Read) -> io::Result<()> {
         let mut steps = [0; 4];
         reader.read_exact(&mut steps)?;
         self.steps = u32::from_le_bytes(steps);
         self.moments.clear();
-        if self.steps == 0 {
-            return Ok(());
-        }
         for parameter in backbone.parameters() {
+            let mut is_there = [0];
+            reader.read_exact(&mut is_there)?;
+            if is_there == [0] {
+                continue;
+            }
             let len = parameter.shape().iter().product();
             let mut moments = [vec![0.0f32; len], vec![0.0f32; len]];
             for moment in &mut moments {

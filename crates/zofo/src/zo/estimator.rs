@@ -2,11 +2,22 @@
 
 use super::{BackboneDirection, Perturbation};
 
-/// Two-sided simultaneous perturbation: g = (G(θ + ε·z) − G(θ − ε·z)) / 2ε.
-#[derive(Clone, Copy, Debug)]
+/// Simultaneous perturbation: g = (G(θ + ε·z) − G(θ − ε·z)) / 2ε, or from one side, (G(θ + ε·z) − G(θ)) / ε.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spsa {
     /// ε.
     pub eps: f32,
+    /// Where G is taken.
+    pub sides: Sides,
+}
+
+/// On which sides of θ an objective is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sides {
+    /// At θ + ε·z, and once at θ for all directions of a step: q + 1 evaluations for q directions, with an error of O(ε).
+    One,
+    /// At θ + ε·z and θ − ε·z: 2q evaluations, with an error of O(ε²).
+    Two,
 }
 
 /// What both sides of a perturbation gave.
@@ -14,41 +25,88 @@ pub struct Spsa {
 pub struct Estimate {
     /// G(θ + ε·z).
     pub plus: f64,
-    /// G(θ − ε·z).
+    /// G(θ − ε·z); of one side, G(θ).
     pub minus: f64,
-    /// g, the derivative of G along z up to O(ε²).
+    /// g, the derivative of G along z.
     pub slope: f64,
 }
 
 impl Spsa {
-    /// The slope of `objective` along `direction`. The objective is called once, with the view under which it has to
-    /// evaluate both sides, and returns G at θ + ε·z and at θ − ε·z.
-    ///
-    /// g·z is an unbiased estimate of the gradient of a smoothed G, since E\[z·zᵀ\] = I. The objective may be anything that
-    /// can be evaluated: it needs no gradient.
+    /// With values of both sides.
+    pub fn two_sided(eps: f32) -> Self {
+        Self { eps, sides: Sides::Two }
+    }
+
+    /// With values of one side, and of θ.
+    pub fn one_sided(eps: f32) -> Self {
+        Self { eps, sides: Sides::One }
+    }
+
+    /// The slope of `objective` along `direction`: see [`slopes`](Self::slopes).
     ///
     /// ```
     /// use zofo::zo::estimator::Spsa;
-    /// use zofo::zo::{BackboneDirection, Perturbation};
+    /// use zofo::zo::BackboneDirection;
     /// use zofo_kernels::direction::ParameterId;
     ///
     /// // G(w) = w², a "model" of one weight, at w = 3.
-    /// let w = [3.0f32];
-    /// let estimate = Spsa { eps: 1e-3 }.slope(BackboneDirection::Seeded(1), |view| {
-    ///     let Perturbation::Pair { direction, eps } = view else { unreachable!() };
-    ///     let noise = direction.of("w", ParameterId::from_name("w"));
-    ///     let (mut plus, mut minus) = ([0.0], [0.0]);
-    ///     noise.perturb_pair(0, &w, *eps, &mut plus, &mut minus);
-    ///     [plus[0], minus[0]].map(|w| f64::from(w * w))
+    /// let estimate = Spsa::two_sided(1e-3).slope(BackboneDirection::Seeded(1), |view| {
+    ///     view.sides_of("w", &[3.0]).iter().map(|w| f64::from(w[0] * w[0])).collect::<Vec<f64>>()
     /// });
     /// let mut z = [0.0];
     /// BackboneDirection::Seeded(1).of("w", ParameterId::from_name("w")).fill(0, &mut z);
     /// assert!((estimate.slope - 6.0 * f64::from(z[0])).abs() < 0.02);
     /// ```
-    pub fn slope(&self, direction: BackboneDirection, objective: impl FnOnce(&Perturbation) -> [f64; 2]) -> Estimate {
-        let [plus, minus] = objective(&Perturbation::Pair { direction, eps: self.eps });
-        let slope = (plus - minus) / (2.0 * f64::from(self.eps));
-        Estimate { plus, minus, slope }
+    pub fn slope<V: AsRef<[f64]>>(
+        &self,
+        direction: BackboneDirection,
+        objective: impl FnMut(&Perturbation) -> V,
+    ) -> Estimate {
+        self.slopes(&[direction], objective)[0]
+    }
+
+    /// The slopes of `objective` along some directions. The objective is called with the views under which it has to be
+    /// evaluated, and returns one value per sign of the view: of a [`Perturbation::Pair`] G at θ + ε·z and at θ − ε·z.
+    ///
+    /// g·z is an unbiased estimate of the gradient of a smoothed G, since E\[z·zᵀ\] = I. The objective may be anything that
+    /// can be evaluated: it needs no gradient.
+    ///
+    /// # Panics
+    ///
+    /// If the objective returns another number of values.
+    pub fn slopes<V: AsRef<[f64]>>(
+        &self,
+        directions: &[BackboneDirection],
+        mut objective: impl FnMut(&Perturbation) -> V,
+    ) -> Vec<Estimate> {
+        let eps = f64::from(self.eps);
+        match self.sides {
+            Sides::Two => {
+                let mut estimate = |direction: &BackboneDirection| {
+                    let view = Perturbation::Pair { direction: direction.clone(), eps: self.eps };
+                    let [plus, minus] = values(&objective(&view));
+                    Estimate { plus, minus, slope: (plus - minus) / (2.0 * eps) }
+                };
+                directions.iter().map(&mut estimate).collect()
+            }
+            Sides::One => {
+                let [center] = values(&objective(&Perturbation::None));
+                let mut estimate = |direction: &BackboneDirection| {
+                    let view = Perturbation::One { direction: direction.clone(), scale: self.eps };
+                    let [plus] = values(&objective(&view));
+                    Estimate { plus, minus: center, slope: (plus - center) / eps }
+                };
+                directions.iter().map(&mut estimate).collect()
+            }
+        }
+    }
+}
+
+/// What an objective returned: one value per sign.
+fn values<const SIGNS: usize>(values: &impl AsRef<[f64]>) -> [f64; SIGNS] {
+    match values.as_ref().try_into() {
+        Ok(values) => values,
+        Err(_) => panic!("the objective returned {} values for {SIGNS} signs", values.as_ref().len()),
     }
 }
 
@@ -110,7 +168,7 @@ mod tests {
             let direction = BackboneDirection::Seeded(seed);
             let mut z = [0.0f32; N];
             direction.of("w", id).fill(0, &mut z);
-            let estimate = Spsa { eps: 1e-2 }.slope(direction, |view| {
+            let estimate = Spsa::two_sided(1e-2).slope(direction, |view| {
                 let Perturbation::Pair { direction, eps } = view else { panic!("not a pair") };
                 let (mut plus, mut minus) = ([0.0; N], [0.0; N]);
                 direction.of("w", id).perturb_pair(0, &weights, *eps, &mut plus, &mut minus);

@@ -1,7 +1,7 @@
 //! `journal.zofo`: every update of θ, 32 bytes each, enough to rebuild θ from the base model with
 //! no data and no forward pass.
 //!
-//! # Format, version 1
+//! # Format, versions 1 and 2
 //!
 //! All numbers are little endian.
 //!
@@ -19,6 +19,9 @@
 //! The optimizer `adam` makes no such update: its record has the learning rate as coefficient, which
 //! multiplies m̂/(√v̂ + ε), and m and v are rebuilt from slope·z of this record and all before. Steps
 //! increase; a skipped step has no record.
+//!
+//! Version 2 has the entry `updates` in its header, an [`UpdateScheme`]: what directions are, how many records make a step
+//! (one per direction, of the same step), and the weight decay, which is applied once per step.
 
 mod error;
 mod header;
@@ -29,10 +32,12 @@ mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 pub use self::error::JournalError;
-pub use self::header::{Constant, FORMAT_VERSION, JournalHeader, OptimizerRecord, TensorFingerprint};
+pub(super) use self::header::decimal;
+pub use self::header::{Constant, FORMAT_VERSION, JournalHeader, OptimizerRecord, TensorFingerprint, UpdateScheme};
 pub use self::record::{RECORD_BYTES, Record};
 
 /// A journal as it was found on disk.
@@ -84,8 +89,11 @@ impl Journal {
         let bytes = read_file(path)?;
         let (header, body) = header::decode(path, &bytes)?;
         let (whole, tail) = bytes[body..].as_chunks::<RECORD_BYTES>();
-        let records = record::decode_all(path, body, whole)?;
-        Ok(Self { header, records, ignored_bytes: tail.len() })
+        // A step that is not whole is as little an update as half a record.
+        let per_step = header.updates.per_step;
+        let torn = whole.len() % per_step.get() as usize;
+        let records = record::decode_all(path, body, per_step, &whole[..whole.len() - torn])?;
+        Ok(Self { header, records, ignored_bytes: torn * RECORD_BYTES + tail.len() })
     }
 }
 
@@ -96,6 +104,8 @@ pub struct JournalWriter {
     file: File,
     /// Where the first record begins.
     body: u64,
+    /// Records of a step.
+    per_step: NonZeroU32,
     /// Steps of the records on disk; as many as there are records.
     steps: Vec<u64>,
 }
@@ -120,7 +130,13 @@ impl JournalWriter {
             let _ = fs::remove_file(path);
             return Err(JournalError::io(path, "write the header of", source));
         }
-        Ok(Self { path: path.to_owned(), file, body: bytes.len() as u64, steps: Vec::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            body: bytes.len() as u64,
+            per_step: header.updates.per_step,
+            steps: Vec::new(),
+        })
     }
 
     /// Continues a journal after its first `records` records, as a checkpoint has them, and cuts
@@ -142,12 +158,14 @@ impl JournalWriter {
             expected: records,
             found: whole.len() as u64,
         })?;
-        let records = record::decode_all(path, body, kept)?;
+        let per_step = header.updates.per_step;
+        let records = record::decode_all(path, body, per_step, kept)?;
         let file = OpenOptions::new().write(true).open(path);
         let mut writer = Self {
             path: path.to_owned(),
             file: file.map_err(|source| JournalError::io(path, "open", source))?,
             body: body as u64,
+            per_step,
             steps: records.iter().map(|record| record.step).collect(),
         };
         writer.set_length()?;
@@ -165,11 +183,11 @@ impl JournalWriter {
     ///
     /// # Errors
     ///
-    /// [`JournalError::StepOrder`] if the step does not come after the last one;
+    /// [`JournalError::StepOrder`] or [`JournalError::StepSize`] if the step does not come after the last one;
     /// [`JournalError::NotFinite`] if one of the numbers is not finite; [`JournalError::Io`] if it
     /// cannot be written, for example because the disk is full: the journal is then as it was.
     pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
-        record::check(&self.path, self.records(), self.steps.last().copied(), record)?;
+        record::check(&self.path, self.records(), self.per_step, self.steps.last().copied(), record)?;
         if let Err(source) = self.file.write_all(&record.to_bytes()) {
             // Half a record may be there; the error to report is the first one.
             let _ = self.set_length();

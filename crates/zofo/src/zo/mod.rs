@@ -6,6 +6,7 @@ pub mod estimator;
 pub mod journal;
 pub mod optimizer;
 mod perturb;
+pub mod space;
 pub mod update;
 
 pub use perturb::{BackboneDirection, Perturbation};

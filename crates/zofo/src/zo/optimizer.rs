@@ -105,18 +105,20 @@ pub struct SecondMoment {
     /// v before bias correction.
     #[serde(with = "bits")]
     mean: f64,
-    /// Slopes in it.
+    /// Steps in it.
     count: u64,
 }
 
 impl SecondMoment {
-    /// The moment with one more slope in it.
+    /// The moment with the slopes of one more step in it: the mean of their squares.
     #[must_use]
-    pub fn with(self, slope: f64) -> Self {
-        Self { mean: DECAY * self.mean + (1.0 - DECAY) * slope * slope, count: self.count + 1 }
+    pub fn with(self, slopes: &[f64]) -> Self {
+        let share = (1.0 - DECAY) / slopes.len() as f64;
+        let mean = slopes.iter().fold(DECAY * self.mean, |mean, slope| mean + share * slope * slope);
+        Self { mean, count: self.count + 1 }
     }
 
-    /// √v̂ with v̂ = v/(1 − 0.99ⁿ) after n slopes; 0 before the first.
+    /// √v̂ with v̂ = v/(1 − 0.99ⁿ) after n steps; 0 before the first.
     pub fn root_mean_square(&self) -> f64 {
         if self.count == 0 {
             return 0.0;
@@ -223,10 +225,28 @@ impl SlopeGuard {
         Ok(())
     }
 
-    /// Notes that a step of this slope is made.
-    pub fn accept(&mut self, slope: f64) {
-        self.moment = self.moment.with(slope);
+    /// Notes that a step of these slopes is made.
+    pub fn accept(&mut self, slopes: &[f64]) {
+        self.moment = self.moment.with(slopes);
         self.skipped_in_a_row = 0;
+    }
+
+    /// Checks the slopes of a step, and notes whether it is made: not if one of them may not be. Returns why it is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`skip`](Self::skip).
+    pub fn admit(&mut self, slopes: &[f64]) -> Result<Option<SkipReason>, Diverged> {
+        match slopes.iter().try_for_each(|&slope| self.check(slope)) {
+            Ok(()) => {
+                self.accept(slopes);
+                Ok(None)
+            }
+            Err(reason) => {
+                self.skip(reason)?;
+                Ok(Some(reason))
+            }
+        }
     }
 
     /// Notes that a step is skipped.
@@ -254,6 +274,16 @@ pub enum Step {
     },
     /// θ stays, and the journal gets no record.
     Skip(SkipReason),
+}
+
+impl Step {
+    /// What multiplies z, if θ is moved.
+    pub fn coefficient(self) -> Option<f32> {
+        match self {
+            Self::Apply { coefficient } => Some(coefficient),
+            Self::Skip(_) => None,
+        }
+    }
 }
 
 /// A [`ScalarRule`] with its state and its guard: all that a checkpoint keeps.
@@ -286,19 +316,31 @@ impl ScalarOptimizer {
     ///
     /// [`Diverged`] at the twentieth skipped step in a row.
     pub fn step(&mut self, slope: f64, learning_rate: f64) -> Result<Step, Diverged> {
-        let coefficient = self.guard.check(slope).and_then(|()| {
-            let moment = self.guard.moment.with(slope);
-            let coefficient = self.rule.coefficient(slope, learning_rate, &moment) as f32;
-            if coefficient.is_finite() { Ok(coefficient) } else { Err(SkipReason::NotFinite { slope }) }
-        });
-        match coefficient {
-            Ok(coefficient) => {
-                self.guard.accept(slope);
-                Ok(Step::Apply { coefficient })
+        Ok(self.step_mean(&[slope], learning_rate)?[0])
+    }
+
+    /// As [`step`](Self::step) for the mean of estimates along several directions: what to do along each of them. One slope
+    /// that may not be used skips the step.
+    ///
+    /// # Errors
+    ///
+    /// [`Diverged`] at the twentieth skipped step in a row.
+    pub fn step_mean(&mut self, slopes: &[f64], learning_rate: f64) -> Result<Vec<Step>, Diverged> {
+        let moment = self.guard.moment.with(slopes);
+        let share = learning_rate / slopes.len() as f64;
+        let coefficient = |&slope: &f64| {
+            self.guard.check(slope)?;
+            let coefficient = self.rule.coefficient(slope, share, &moment) as f32;
+            if coefficient.is_finite() { Ok(Step::Apply { coefficient }) } else { Err(SkipReason::NotFinite { slope }) }
+        };
+        match slopes.iter().map(coefficient).collect() {
+            Ok(steps) => {
+                self.guard.accept(slopes);
+                Ok(steps)
             }
             Err(reason) => {
                 self.guard.skip(reason)?;
-                Ok(Step::Skip(reason))
+                Ok(vec![Step::Skip(reason); slopes.len()])
             }
         }
     }

@@ -1,5 +1,6 @@
 //! θ ± ε·z as a view of θ.
 
+use super::space::DirectionSpace;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zofo_kernels::direction::{Direction, ParameterId};
@@ -10,12 +11,21 @@ use zofo_kernels::{Noise, WeightView};
 pub enum BackboneDirection {
     /// Standard normals, a pure function of this seed and of each weight's name and index.
     Seeded(u64),
+    /// The same of another distribution, or over a part of the weights.
+    Within {
+        /// Of the bits.
+        seed: u64,
+        /// Which weights, and how their elements are distributed.
+        space: Arc<DirectionSpace>,
+        /// What z is multiplied with: 1, or what gives it the length of the sphere.
+        scale: f32,
+    },
     /// Stored values by parameter name, row-major. For comparisons with a recorded direction.
     Stored(Arc<BTreeMap<String, Arc<[f32]>>>),
 }
 
 impl BackboneDirection {
-    /// The part of z that belongs to one parameter.
+    /// The part of z that belongs to one parameter, before its [scale](Self::scale) and as if it had one.
     ///
     /// # Panics
     ///
@@ -23,10 +33,27 @@ impl BackboneDirection {
     pub fn of(&self, name: &str, id: ParameterId) -> Noise {
         match self {
             Self::Seeded(seed) => Noise::Generated(Direction::new(*seed, id)),
+            Self::Within { seed, space, .. } => space.noise(*seed, name, id),
             Self::Stored(z) => match z.get(name) {
                 Some(values) => Noise::Stored(values.clone()),
                 None => panic!("the stored direction has no values for {name}"),
             },
+        }
+    }
+
+    /// Whether any of a parameter's elements may move.
+    pub fn covers(&self, name: &str) -> bool {
+        match self {
+            Self::Within { space, .. } => space.covers(name),
+            Self::Seeded(_) | Self::Stored(_) => true,
+        }
+    }
+
+    /// What the values of [`of`](Self::of) are multiplied with.
+    pub fn scale(&self) -> f32 {
+        match self {
+            Self::Within { scale, .. } => *scale,
+            Self::Seeded(_) | Self::Stored(_) => 1.0,
         }
     }
 }
@@ -61,12 +88,33 @@ impl Perturbation {
         }
     }
 
-    /// How a kernel is to read one parameter.
+    /// Plain values as this view has them, once per sign: for objectives that are not made of a backbone.
+    pub fn sides_of(&self, name: &str, values: &[f32]) -> Vec<Vec<f32>> {
+        let moved = |direction: &BackboneDirection, scale: f32| {
+            let mut moved = values.to_vec();
+            if direction.covers(name) {
+                let noise = direction.of(name, ParameterId::from_name(name));
+                noise.perturb(0, values, scale * direction.scale(), &mut moved);
+            }
+            moved
+        };
+        match self {
+            Self::None => vec![values.to_vec()],
+            Self::One { direction, scale } => vec![moved(direction, *scale)],
+            Self::Pair { direction, eps } => vec![moved(direction, *eps), moved(direction, -*eps)],
+        }
+    }
+
+    /// How a kernel is to read one parameter: as it is where the direction does not cover it, also under a pair.
     pub fn view(&self, name: &str, id: ParameterId) -> WeightView {
         match self {
-            Self::None => WeightView::Exact,
-            Self::One { direction, scale } => WeightView::One { noise: direction.of(name, id), scale: *scale },
-            Self::Pair { direction, eps } => WeightView::Pair { noise: direction.of(name, id), eps: *eps },
+            Self::One { direction, scale } if direction.covers(name) => {
+                WeightView::One { noise: direction.of(name, id), scale: scale * direction.scale() }
+            }
+            Self::Pair { direction, eps } if direction.covers(name) => {
+                WeightView::Pair { noise: direction.of(name, id), eps: eps * direction.scale() }
+            }
+            _ => WeightView::Exact,
         }
     }
 }

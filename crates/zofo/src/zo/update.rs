@@ -4,13 +4,23 @@ use super::BackboneDirection;
 use super::adam::{self, BackboneAdam};
 use super::journal::{OptimizerRecord, Record};
 use super::optimizer::{BackboneOptimizer, Diverged, ScalarOptimizer, SlopeGuard, Step};
+use super::space::DirectionSpace;
 use crate::model::Backbone;
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::sync::Arc;
+use zofo_kernels::direction::Descent;
 
 /// An optimizer of θ with its state.
 #[derive(Clone)]
-pub enum BackboneUpdater {
+pub struct BackboneUpdater {
+    rule: Rule,
+    /// μ: every step multiplies θ by 1 − η·μ.
+    weight_decay: f64,
+}
+
+#[derive(Clone)]
+enum Rule {
     /// One number of state; θ is streamed in place.
     Scalar(ScalarOptimizer),
     /// Two states of θ's size.
@@ -31,18 +41,53 @@ pub enum UpdaterState {
 #[error("the state of the optimizer of θ belongs to another kind of optimizer")]
 pub struct OtherOptimizer;
 
-impl BackboneUpdater {
-    /// A fresh optimizer.
+impl UpdaterState {
+    /// Before the first step.
     pub fn new(kind: BackboneOptimizer) -> Self {
         match kind.scalar_rule() {
             Some(rule) => Self::Scalar(ScalarOptimizer::new(rule)),
-            None => Self::Adam(BackboneAdam::default()),
+            None => Self::Adam(SlopeGuard::default()),
         }
     }
 
-    /// θ ← Opt(θ, g·z) with z = `direction`; returns what was done.
+    /// The guard with its counts.
+    pub fn guard(&self) -> &SlopeGuard {
+        match self {
+            Self::Scalar(optimizer) => optimizer.guard(),
+            Self::Adam(guard) => guard,
+        }
+    }
+
+    /// Whether both are of one kind of optimizer.
+    pub fn is_kind_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Scalar(own), Self::Scalar(other)) => own.rule() == other.rule(),
+            (Self::Adam(_), Self::Adam(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+impl BackboneUpdater {
+    /// A fresh optimizer.
+    pub fn new(kind: BackboneOptimizer) -> Self {
+        let rule = match kind.scalar_rule() {
+            Some(rule) => Rule::Scalar(ScalarOptimizer::new(rule)),
+            None => Rule::Adam(BackboneAdam::default()),
+        };
+        Self { rule, weight_decay: 0.0 }
+    }
+
+    /// The same optimizer with decoupled weight decay (Loshchilov and Hutter, 2019): θ ← θ − η·μ·θ before each step. What a
+    /// direction does not cover does not decay.
+    #[must_use]
+    pub fn with_weight_decay(self, weight_decay: f64) -> Self {
+        Self { weight_decay, ..self }
+    }
+
+    /// θ ← Opt_θ(θ, mean of g·z) over some `directions` and the slopes along them; returns what was done along each.
     ///
-    /// For Adam, slope and rate are rounded to f32 first: those are the numbers that a journal keeps, and replay must do
+    /// For Adam, slopes and rate are rounded to f32 first: those are the numbers that a journal keeps, and replay must do
     /// the same.
     ///
     /// # Errors
@@ -51,47 +96,73 @@ impl BackboneUpdater {
     pub fn step(
         &mut self,
         backbone: &mut Backbone,
-        direction: &BackboneDirection,
-        slope: f64,
+        directions: &[BackboneDirection],
+        slopes: &[f64],
         learning_rate: f64,
-    ) -> Result<Step, Diverged> {
-        match self {
-            Self::Scalar(optimizer) => {
-                let step = optimizer.step(slope, learning_rate)?;
-                if let Step::Apply { coefficient } = step {
-                    backbone.descend(direction, coefficient);
+    ) -> Result<Vec<Step>, Diverged> {
+        let keep = self.keep(learning_rate as f32);
+        match &mut self.rule {
+            Rule::Scalar(optimizer) => {
+                let mut steps = optimizer.step_mean(slopes, learning_rate)?;
+                for (place, (direction, step)) in directions.iter().zip(&mut steps).enumerate() {
+                    if let Step::Apply { coefficient } = step {
+                        *coefficient *= direction.scale();
+                        let keep = if place == 0 { keep } else { 1.0 };
+                        backbone.descend(direction, Descent { keep, coefficient: *coefficient });
+                    }
                 }
-                Ok(step)
+                Ok(steps)
             }
-            Self::Adam(adam) => adam.step(backbone, direction, slope as f32, learning_rate as f32),
+            Rule::Adam(adam) => {
+                let scaled = |(direction, slope): (&BackboneDirection, &f64)| *slope as f32 * direction.scale();
+                let slopes: Vec<f32> = directions.iter().zip(slopes).map(scaled).collect();
+                adam.step(backbone, directions, &slopes, learning_rate as f32, keep)
+            }
         }
     }
 
-    /// Repeats a recorded update, with the same bits.
-    pub fn replay(&mut self, backbone: &mut Backbone, record: &Record) {
-        match self {
-            Self::Scalar(_) => {
-                backbone.descend(&BackboneDirection::Seeded(record.seed), record.coefficient);
+    /// Repeats the recorded update of one step, with the same bits. `space` is that of the journal.
+    pub fn replay(&mut self, backbone: &mut Backbone, space: &Arc<DirectionSpace>, records: &[Record]) {
+        let Some(first) = records.first() else { return };
+        let keep = self.keep(first.learning_rate);
+        let directions: Vec<_> = records.iter().map(|record| space.recorded(record.seed)).collect();
+        match &mut self.rule {
+            Rule::Scalar(_) => {
+                for (place, (direction, record)) in directions.iter().zip(records).enumerate() {
+                    let keep = if place == 0 { keep } else { 1.0 };
+                    backbone.descend(direction, Descent { keep, coefficient: record.coefficient });
+                }
             }
-            Self::Adam(adam) => {
-                adam.apply(backbone, &BackboneDirection::Seeded(record.seed), record.slope, record.learning_rate);
+            Rule::Adam(adam) => {
+                let slopes: Vec<f32> = records.iter().map(|record| record.slope).collect();
+                adam.apply(backbone, &directions, &slopes, first.learning_rate, keep);
             }
         }
+    }
+
+    /// The slope that a journal records: with the scale of the direction in it, for Adam, which replay makes its moments of.
+    pub fn recorded_slope(direction: &BackboneDirection, slope: f64) -> f32 {
+        slope as f32 * direction.scale()
+    }
+
+    /// What weight decay leaves of a weight, from the learning rate that a journal records.
+    fn keep(&self, learning_rate: f32) -> f32 {
+        (1.0 - f64::from(learning_rate) * self.weight_decay) as f32
     }
 
     /// The guard with its counts.
     pub fn guard(&self) -> &SlopeGuard {
-        match self {
-            Self::Scalar(optimizer) => optimizer.guard(),
-            Self::Adam(adam) => adam.guard(),
+        match &self.rule {
+            Rule::Scalar(optimizer) => optimizer.guard(),
+            Rule::Adam(adam) => adam.guard(),
         }
     }
 
     /// What a checkpoint keeps.
     pub fn state(&self) -> UpdaterState {
-        match self {
-            Self::Scalar(optimizer) => UpdaterState::Scalar(*optimizer),
-            Self::Adam(adam) => UpdaterState::Adam(*adam.guard()),
+        match &self.rule {
+            Rule::Scalar(optimizer) => UpdaterState::Scalar(*optimizer),
+            Rule::Adam(adam) => UpdaterState::Adam(*adam.guard()),
         }
     }
 
@@ -101,9 +172,9 @@ impl BackboneUpdater {
     ///
     /// [`OtherOptimizer`] if the state belongs to an optimizer of another kind; nothing is changed.
     pub fn restore(&mut self, state: UpdaterState) -> Result<(), OtherOptimizer> {
-        match (self, state) {
-            (Self::Scalar(optimizer), UpdaterState::Scalar(saved)) => *optimizer = saved,
-            (Self::Adam(adam), UpdaterState::Adam(guard)) => adam.restore_guard(guard),
+        match (&mut self.rule, state) {
+            (Rule::Scalar(optimizer), UpdaterState::Scalar(saved)) => *optimizer = saved,
+            (Rule::Adam(adam), UpdaterState::Adam(guard)) => adam.restore_guard(guard),
             _ => return Err(OtherOptimizer),
         }
         Ok(())
@@ -113,25 +184,25 @@ impl BackboneUpdater {
     pub(crate) fn write_moments(
         &self,
         backbone: &Backbone,
-        put: &mut impl FnMut(&[u8]) -> io::Result<()>,
+        put: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        match self {
-            Self::Scalar(_) => Ok(()),
-            Self::Adam(adam) => adam.write_moments(backbone, put),
+        match &self.rule {
+            Rule::Scalar(_) => Ok(()),
+            Rule::Adam(adam) => adam.write_moments(backbone, put),
         }
     }
 
     /// The reverse of [`write_moments`](Self::write_moments).
-    pub(crate) fn read_moments(&mut self, backbone: &Backbone, reader: &mut impl io::Read) -> io::Result<()> {
-        match self {
-            Self::Scalar(_) => Ok(()),
-            Self::Adam(adam) => adam.read_moments(backbone, reader),
+    pub(crate) fn read_moments(&mut self, backbone: &Backbone, reader: &mut dyn io::Read) -> io::Result<()> {
+        match &mut self.rule {
+            Rule::Scalar(_) => Ok(()),
+            Rule::Adam(adam) => adam.read_moments(backbone, reader),
         }
     }
 
     /// Whether replay alone is too slow to rebuild the state from the start of every run.
     pub(crate) fn has_moments(&self) -> bool {
-        matches!(self, Self::Adam(_))
+        matches!(self.rule, Rule::Adam(_))
     }
 
     /// Name and constants for a journal.

@@ -1,6 +1,8 @@
 //! A model of random weights on disk, large enough that kernels split their work: several tiles of a product, several
 //! chunks of an update, lengths that are multiples of nothing.
 
+#![allow(dead_code, reason = "every test program uses a part of this")]
+
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::json;

@@ -1,6 +1,7 @@
 //! Every key: to which method or block it belongs, and whether it changes what a run computes.
 
-use super::sections::{MethodName, PeftKind};
+use super::training::MethodConfig;
+use super::words::{MethodName, PeftKind};
 
 /// Which choice a key belongs to. One of another choice is accepted and reported as unused.
 #[derive(Clone, Copy, Debug)]
@@ -9,8 +10,25 @@ pub(super) enum Belongs {
     Always,
     /// Used by these methods.
     Methods(&'static [MethodName]),
-    /// Used by these PEFT blocks.
+    /// Used by these PEFT blocks, where the method trains one.
     Blocks(&'static [PeftKind]),
+    /// Used by methods that train anything.
+    Training,
+    /// Used by methods that train by exact gradients.
+    Gradients,
+    /// Used by methods that train by zeroth-order estimates.
+    Estimates,
+    /// Used by methods that move θ by zeroth-order estimates.
+    BackboneEstimates,
+}
+
+/// The choices that decide which keys are used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choices<'a> {
+    /// The method.
+    pub(super) method: &'a MethodConfig,
+    /// The kind of block, if it trains one.
+    pub(super) block: PeftKind,
 }
 
 /// Whether a key changes the numbers that a run computes.
@@ -18,8 +36,8 @@ pub(super) enum Belongs {
 pub(super) enum Effect {
     /// It does: a run cannot be resumed with another value.
     Trajectory,
-    /// It does if `run.lr_schedule` is linear.
-    TrajectoryIfLinear,
+    /// It does if `run.lr_schedule` is not constant.
+    TrajectoryIfScheduled,
     /// It does not.
     None,
 }
@@ -45,18 +63,33 @@ impl Key {
         self.name.split_once('.').unwrap_or(("", self.name))
     }
 
-    /// Whether a run of this method and block uses the key.
-    pub(super) fn applies(&self, method: MethodName, block: PeftKind) -> bool {
+    /// Whether a run of these choices uses the key.
+    pub(super) fn applies(&self, choices: Choices<'_>) -> bool {
+        let Choices { method, block } = choices;
         match self.belongs {
             Belongs::Always => true,
-            Belongs::Methods(methods) => methods.contains(&method),
-            Belongs::Blocks(blocks) => blocks.contains(&block),
+            Belongs::Methods(methods) => methods.contains(&method.name),
+            Belongs::Blocks(blocks) => method.has_block() && blocks.contains(&block),
+            Belongs::Training => method.trains(),
+            Belongs::Gradients => method.has_gradients(),
+            Belongs::Estimates => method.has_estimates(),
+            Belongs::BackboneEstimates => method.estimates_backbone(),
         }
     }
 }
 
 const ALWAYS: Belongs = Belongs::Always;
+const TRAINING: Belongs = Belongs::Training;
+const GRADIENTS: Belongs = Belongs::Gradients;
+const ESTIMATES: Belongs = Belongs::Estimates;
+const BACKBONE_ESTIMATES: Belongs = Belongs::BackboneEstimates;
 const BILEVEL: Belongs = Belongs::Methods(&[MethodName::Bilevel]);
+const MEZO: Belongs = Belongs::Methods(&[MethodName::Mezo]);
+const TWO_STAGE: Belongs = Belongs::Methods(&[MethodName::TwoStage]);
+const ICL: Belongs = Belongs::Methods(&[MethodName::Icl]);
+const GRADIENTS_OF_BLOCK: Belongs =
+    Belongs::Methods(&[MethodName::Bilevel, MethodName::FirstOrder, MethodName::TwoStage]);
+const BLOCK: Belongs = Belongs::Blocks(&[PeftKind::Lora, PeftKind::Prefix, PeftKind::Prompt]);
 const LORA: Belongs = Belongs::Blocks(&[PeftKind::Lora]);
 const PREFIX: Belongs = Belongs::Blocks(&[PeftKind::Prefix]);
 const VIRTUAL: Belongs = Belongs::Blocks(&[PeftKind::Prefix, PeftKind::Prompt]);
@@ -84,14 +117,20 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("data.stratify", ALWAYS, Effect::Trajectory),
     Key::new("data.overlap", ALWAYS, Effect::Trajectory),
     Key::new("data.seed", ALWAYS, Effect::Trajectory),
+    Key::new("data.shots", ICL, Effect::Trajectory),
     Key::new("method.name", ALWAYS, Effect::Trajectory),
+    Key::new("method.on", MEZO, Effect::Trajectory),
     Key::new("method.penalty", BILEVEL, Effect::Trajectory),
+    Key::new("method.penalty_normalized", BILEVEL, Effect::Trajectory),
+    Key::new("method.penalty_warmup", BILEVEL, Effect::Trajectory),
     Key::new("method.inner_steps", BILEVEL, Effect::Trajectory),
     Key::new("method.warm_start", BILEVEL, Effect::Trajectory),
     // It selects too: the best step by p need not be the best by s.
     Key::new("method.keep", BILEVEL, Effect::Trajectory),
-    Key::new("method.loss", ALWAYS, Effect::Trajectory),
-    Key::new("peft.kind", ALWAYS, Effect::Trajectory),
+    Key::new("method.first_stage_steps", TWO_STAGE, Effect::Trajectory),
+    Key::new("method.first_stage_minutes", TWO_STAGE, Effect::Trajectory),
+    Key::new("method.loss", TRAINING, Effect::Trajectory),
+    Key::new("peft.kind", BLOCK, Effect::Trajectory),
     Key::new("peft.rank", LORA, Effect::Trajectory),
     Key::new("peft.alpha", LORA, Effect::Trajectory),
     Key::new("peft.rank_stabilized", LORA, Effect::Trajectory),
@@ -106,21 +145,34 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("peft.shadow_init", BILEVEL, Effect::Trajectory),
     Key::new("peft.rank_pattern", LORA, Effect::Trajectory),
     Key::new("peft.alpha_pattern", LORA, Effect::Trajectory),
-    Key::new("inner.optimizer", BILEVEL, Effect::Trajectory),
-    Key::new("inner.lr", BILEVEL, Effect::Trajectory),
-    Key::new("inner.batch_size", BILEVEL, Effect::Trajectory),
+    Key::new("inner.optimizer", GRADIENTS_OF_BLOCK, Effect::Trajectory),
+    Key::new("inner.lr", GRADIENTS, Effect::Trajectory),
+    Key::new("inner.batch_size", GRADIENTS, Effect::Trajectory),
+    Key::new("inner.accumulate", GRADIENTS, Effect::Trajectory),
     Key::new("outer.adapter_optimizer", BILEVEL, Effect::Trajectory),
     Key::new("outer.adapter_lr", BILEVEL, Effect::Trajectory),
-    Key::new("outer.optimizer", ALWAYS, Effect::Trajectory),
-    Key::new("outer.lr", ALWAYS, Effect::Trajectory),
-    Key::new("outer.eps", ALWAYS, Effect::Trajectory),
-    Key::new("outer.batch_size", ALWAYS, Effect::Trajectory),
+    Key::new("outer.optimizer", ESTIMATES, Effect::Trajectory),
+    Key::new("outer.lr", ESTIMATES, Effect::Trajectory),
+    Key::new("outer.weight_decay", BACKBONE_ESTIMATES, Effect::Trajectory),
+    Key::new("outer.eps", ESTIMATES, Effect::Trajectory),
+    Key::new("outer.sides", ESTIMATES, Effect::Trajectory),
+    Key::new("outer.directions", ESTIMATES, Effect::Trajectory),
+    Key::new("outer.distribution", ESTIMATES, Effect::Trajectory),
+    Key::new("outer.rank", BACKBONE_ESTIMATES, Effect::Trajectory),
+    Key::new("outer.mask_names", BACKBONE_ESTIMATES, Effect::Trajectory),
+    Key::new("outer.mask_layers", BACKBONE_ESTIMATES, Effect::Trajectory),
+    Key::new("outer.mask_elements", BACKBONE_ESTIMATES, Effect::Trajectory),
+    Key::new("outer.mask_share", BACKBONE_ESTIMATES, Effect::Trajectory),
+    Key::new("outer.batch_size", ESTIMATES, Effect::Trajectory),
+    Key::new("outer.accumulate", ESTIMATES, Effect::Trajectory),
     Key::new("run.output", ALWAYS, Effect::None),
-    Key::new("run.max_steps", ALWAYS, Effect::TrajectoryIfLinear),
-    Key::new("run.max_minutes", ALWAYS, Effect::None),
-    Key::new("run.eval_every", ALWAYS, Effect::None),
-    Key::new("run.keep", ALWAYS, Effect::None),
-    Key::new("run.lr_schedule", ALWAYS, Effect::Trajectory),
+    Key::new("run.max_steps", TRAINING, Effect::TrajectoryIfScheduled),
+    Key::new("run.max_minutes", TRAINING, Effect::None),
+    Key::new("run.eval_every", TRAINING, Effect::None),
+    Key::new("run.keep", TRAINING, Effect::None),
+    Key::new("run.lr_schedule", TRAINING, Effect::Trajectory),
+    Key::new("run.lr_warmup", TRAINING, Effect::Trajectory),
+    Key::new("run.patience", TRAINING, Effect::None),
     Key::new("run.seed", ALWAYS, Effect::Trajectory),
     Key::new("run.device", ALWAYS, Effect::Trajectory),
     Key::new("run.threads", ALWAYS, Effect::None),

@@ -118,6 +118,18 @@ impl<'a> Reader<'a> {
             .transpose()
     }
 
+    /// An integer from 1 to `maximum`.
+    pub(super) fn count_up_to(&self, key: &str, maximum: usize) -> Result<Option<usize>, ConfigError> {
+        self.source
+            .get(key)
+            .map(|entry| {
+                let number = entry.value.as_integer().and_then(|number| usize::try_from(number).ok());
+                let number = number.filter(|number| (1..=maximum).contains(number));
+                number.ok_or_else(|| mismatch(entry, format!("an integer from 1 to {maximum}")))
+            })
+            .transpose()
+    }
+
     /// A seed: an integer from 0 to 2⁶³ − 1, the largest that TOML has.
     pub(super) fn seed(&self, key: &str) -> Result<Option<u64>, ConfigError> {
         self.source

@@ -1,175 +1,17 @@
-//! The sections of a configuration: every key, its meaning, its default, its limits.
+//! The sections of a configuration that say what a run works on, `[model]`, `[data]`, `[peft]` and `[run]`: every key, its
+//! meaning, its default, its limits.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::choice::{Choice, choices};
+use super::choice::Choice;
 use super::error::ConfigError;
 use super::reader::{Range, Reader};
+use super::training::MethodConfig;
+use super::words::{BlockInit, Compute, Device, Keep, LrSchedule, Overlap, PeftKind, ShadowInit};
 use crate::hf::{ModuleNames, Patterns, WeightDtype};
-pub use crate::peft::OptimizerKind as Optimizer;
 use crate::task::{SplitRows, TemplateName};
-use crate::zo::optimizer::BackboneOptimizer;
-
-choices! {
-    /// In what precision matrix products are computed.
-    pub enum Compute {
-        /// 32-bit floats.
-        F32 = "f32",
-        /// bfloat16 factors, added up in 32-bit floats.
-        Bf16 = "bf16",
-    }
-}
-
-impl From<Compute> for zofo_kernels::Compute {
-    fn from(compute: Compute) -> Self {
-        match compute {
-            Compute::F32 => Self::F32,
-            Compute::Bf16 => Self::Bf16,
-        }
-    }
-}
-
-choices! {
-    /// The algorithm.
-    pub enum MethodName {
-        /// Bilevel-ZOFO: a PEFT block by exact gradients inside, the backbone by zeroth-order
-        /// estimates outside.
-        Bilevel = "bilevel",
-    }
-}
-
-choices! {
-    /// Which of the two PEFT blocks is saved.
-    pub enum KeepAdapter {
-        /// p, which the outer level trains.
-        P = "p",
-        /// s, the inner level's minimiser.
-        S = "s",
-    }
-}
-
-choices! {
-    /// What F is, of a batch of examples.
-    pub enum Loss {
-        /// The mean negative log-likelihood over the tokens of the right answers.
-        Answer = "answer",
-        /// The same over all tokens, those of the prompts too.
-        All = "all",
-        /// The mean negative logarithm of the right candidate's probability: a softmax over the candidates' scores, which
-        /// are the mean log-probabilities of their tokens.
-        Candidates = "candidates",
-    }
-}
-
-choices! {
-    /// The kind of PEFT block.
-    pub enum PeftKind {
-        /// Low-rank additions to linear layers.
-        Lora = "lora",
-        /// Keys and values of virtual tokens in every layer.
-        Prefix = "prefix",
-        /// Embeddings of virtual tokens.
-        Prompt = "prompt",
-    }
-}
-
-choices! {
-    /// How the virtual tokens of a prefix or a prompt begin.
-    pub enum BlockInit {
-        /// With standard normal numbers.
-        Random = "random",
-        /// A prompt: with the embeddings of tokens.
-        Tokens = "tokens",
-        /// A prefix: with the keys and values of tokens.
-        Activations = "activations",
-        /// A prefix: as the output of a small network that is trained in its place.
-        Projection = "projection",
-    }
-}
-
-impl BlockInit {
-    /// Whether a block of this kind can begin so. LoRA has no use for any, and a value is then not looked at.
-    fn suits(self, kind: PeftKind) -> bool {
-        match self {
-            Self::Random => true,
-            Self::Tokens => kind != PeftKind::Prefix,
-            Self::Activations | Self::Projection => kind != PeftKind::Prompt,
-        }
-    }
-
-    /// Whether it takes tokens to begin so.
-    fn takes_tokens(self) -> bool {
-        matches!(self, Self::Tokens | Self::Activations)
-    }
-}
-
-choices! {
-    /// How s begins.
-    pub enum ShadowInit {
-        /// As a copy of p.
-        Copy = "copy",
-        /// With random numbers of its own.
-        Independent = "independent",
-    }
-}
-
-choices! {
-    /// Which step's weights are saved.
-    pub enum Keep {
-        /// The step that the task's measure finds the best on the validation part; of equal ones that with the lowest loss.
-        Best = "best",
-        /// The last step.
-        Last = "last",
-    }
-}
-
-choices! {
-    /// How learning rates change over a run.
-    pub enum LrSchedule {
-        /// Not at all.
-        Constant = "constant",
-        /// They fall in a straight line, to 0 after `run.max_steps`.
-        Linear = "linear",
-    }
-}
-
-choices! {
-    /// What becomes of training rows that say what an evaluated row says.
-    pub enum Overlap {
-        /// They are left out, and counted.
-        Drop = "drop",
-        /// They train.
-        Keep = "keep",
-    }
-}
-
-choices! {
-    /// Where the computation runs.
-    pub enum Device {
-        /// The processor.
-        Cpu = "cpu",
-    }
-}
-
-impl Choice for WeightDtype {
-    const ALL: &'static [(&'static str, Self)] = &[(Self::F32.as_str(), Self::F32), (Self::Bf16.as_str(), Self::Bf16)];
-}
-
-impl Choice for Optimizer {
-    const ALL: &'static [(&'static str, Self)] =
-        &[(Self::AdamW.as_str(), Self::AdamW), (Self::Adam.as_str(), Self::Adam), (Self::Sgd.as_str(), Self::Sgd)];
-}
-
-impl Choice for BackboneOptimizer {
-    const ALL: &'static [(&'static str, Self)] = &[
-        (Self::Rms.name(), Self::Rms),
-        (Self::Sgd.name(), Self::Sgd),
-        (Self::Sign.name(), Self::Sign),
-        (Self::Adam.name(), Self::Adam),
-    ];
-}
 
 /// `[model]`: the backbone θ.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -246,8 +88,10 @@ pub struct DataConfig {
     pub stratify: bool,
     /// What becomes of training rows that say what an evaluated row says. Default: drop.
     pub overlap: Overlap,
-    /// Which rows train and which validate. Default: 0.
+    /// Which rows train and which validate, and which are demonstrations. Default: 0.
     pub seed: u64,
+    /// Of `icl`: solved training rows before every prompt. At least 1. Default: 8.
+    pub shots: usize,
 }
 
 impl DataConfig {
@@ -275,36 +119,7 @@ impl DataConfig {
             stratify: reader.flag("data.stratify")?.unwrap_or(false),
             overlap: reader.choice("data.overlap")?.unwrap_or(Overlap::Drop),
             seed: reader.seed("data.seed")?.unwrap_or(0),
-        })
-    }
-}
-
-/// `[method]`: the algorithm.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct MethodConfig {
-    /// Which one. Default: bilevel.
-    pub name: MethodName,
-    /// λ, the weight of F(θ,p) − F(θ,s) on D_p. At least 0. Default: 10 000.
-    pub penalty: f64,
-    /// T, the steps of s per outer step. At least 1. Default: 10.
-    pub inner_steps: usize,
-    /// Inner steps before the first outer step, after which s is copied to p. Default: 0.
-    pub warm_start: usize,
-    /// Which block is saved and selected by. Default: p.
-    pub keep: KeepAdapter,
-    /// What F is. Default: answer.
-    pub loss: Loss,
-}
-
-impl MethodConfig {
-    pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
-        Ok(Self {
-            name: reader.choice("method.name")?.unwrap_or(MethodName::Bilevel),
-            penalty: reader.number("method.penalty", Range::NotNegative)?.unwrap_or(1e4),
-            inner_steps: reader.count("method.inner_steps", 1)?.unwrap_or(10),
-            warm_start: reader.count("method.warm_start", 0)?.unwrap_or(0),
-            keep: reader.choice("method.keep")?.unwrap_or(KeepAdapter::P),
-            loss: reader.choice("method.loss")?.unwrap_or(Loss::Answer),
+            shots: reader.count("data.shots", 1)?.unwrap_or(8),
         })
     }
 }
@@ -389,66 +204,6 @@ impl PeftConfig {
     }
 }
 
-/// `[inner]`: what drives s.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct InnerConfig {
-    /// Default: adamw.
-    pub optimizer: Optimizer,
-    /// Learning rate. Above 0. Default: 1e-3, usual for LoRA with AdamW.
-    pub lr: f64,
-    /// Examples of D_p per inner step. At least 1. Default: 8.
-    pub batch_size: usize,
-}
-
-impl InnerConfig {
-    pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
-        Ok(Self {
-            optimizer: reader.choice("inner.optimizer")?.unwrap_or(Optimizer::AdamW),
-            lr: reader.number("inner.lr", Range::Positive)?.unwrap_or(1e-3),
-            batch_size: reader.count("inner.batch_size", 1)?.unwrap_or(8),
-        })
-    }
-}
-
-/// `[outer]`: what drives p (the `adapter_` keys) and θ.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct OuterConfig {
-    /// p's optimizer. Default: that of s.
-    pub adapter_optimizer: Optimizer,
-    /// p's learning rate. Above 0. Default: that of s; with `sgd`, that of s divided by 1 + λ,
-    /// because p's gradient is about 1 + λ times that of s.
-    pub adapter_lr: f64,
-    /// θ's optimizer. Default: rms.
-    pub optimizer: BackboneOptimizer,
-    /// θ's learning rate. Above 0. Default: 1e-6, which suits `rms`, `sign` and `adam`: there every
-    /// weight moves by about this much per step. `sgd` multiplies it by the slope, which grows with
-    /// λ, and needs a value smaller by about that factor.
-    pub lr: f64,
-    /// ε, the distance from θ at which both sides are evaluated, in units of the direction. Above
-    /// 0. Default: 1e-3.
-    pub eps: f64,
-    /// Examples of D_f, and as many of D_p, per outer step. At least 1. Default: 8.
-    pub batch_size: usize,
-}
-
-impl OuterConfig {
-    pub(super) fn read(reader: &Reader<'_>, method: &MethodConfig, inner: &InnerConfig) -> Result<Self, ConfigError> {
-        let adapter_optimizer = reader.choice("outer.adapter_optimizer")?.unwrap_or(inner.optimizer);
-        let default_adapter_lr = match adapter_optimizer {
-            Optimizer::Sgd => inner.lr / (1.0 + method.penalty),
-            Optimizer::AdamW | Optimizer::Adam => inner.lr,
-        };
-        Ok(Self {
-            adapter_optimizer,
-            adapter_lr: reader.number("outer.adapter_lr", Range::Positive)?.unwrap_or(default_adapter_lr),
-            optimizer: reader.choice("outer.optimizer")?.unwrap_or(BackboneOptimizer::Rms),
-            lr: reader.number("outer.lr", Range::Positive)?.unwrap_or(1e-6),
-            eps: reader.number("outer.eps", Range::Positive)?.unwrap_or(1e-3),
-            batch_size: reader.count("outer.batch_size", 1)?.unwrap_or(8),
-        })
-    }
-}
-
 /// `[run]`: limits, output, machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunConfig {
@@ -464,8 +219,13 @@ pub struct RunConfig {
     pub eval_every: usize,
     /// Which step is saved. Default: best.
     pub keep: Keep,
-    /// How the learning rates change. `linear` needs `max_steps`. Default: constant.
+    /// How the learning rates change. All but `constant` need `max_steps`. Default: constant.
     pub lr_schedule: LrSchedule,
+    /// Steps over which the learning rates rise from 0, evenly, besides. Default: 0.
+    pub lr_warmup: usize,
+    /// Evaluations in a row without a better one after which the run ends. At least 1. Default: it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<usize>,
     /// Initial blocks, order of batches, directions. Default: 0.
     pub seed: u64,
     /// Default: cpu.
@@ -476,7 +236,7 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    pub(super) fn read(reader: &Reader<'_>) -> Result<Self, ConfigError> {
+    pub(super) fn read(reader: &Reader<'_>, method: &MethodConfig) -> Result<Self, ConfigError> {
         let run = Self {
             output: reader.require(
                 "run.output",
@@ -488,19 +248,24 @@ impl RunConfig {
             eval_every: reader.count("run.eval_every", 1)?.unwrap_or(50),
             keep: reader.choice("run.keep")?.unwrap_or(Keep::Best),
             lr_schedule: reader.choice("run.lr_schedule")?.unwrap_or(LrSchedule::Constant),
+            lr_warmup: reader.count("run.lr_warmup", 0)?.unwrap_or(0),
+            patience: reader.count("run.patience", 1)?,
             seed: reader.seed("run.seed")?.unwrap_or(0),
             device: reader.choice_or("run.device", device_of_another_build)?.unwrap_or(Device::Cpu),
             threads: reader.count("run.threads", 1)?,
         };
-        if run.max_steps.is_none() && run.max_minutes.is_none() {
+        if method.trains() && run.max_steps.is_none() && run.max_minutes.is_none() {
             return Err(
                 reader.missing("run.max_steps", "a run needs an end: set run.max_steps or run.max_minutes, or both")
             );
         }
-        if run.lr_schedule == LrSchedule::Linear && run.max_steps.is_none() {
-            let advice = "run.lr_schedule = \"linear\" needs the step at which the learning rates reach 0; \
-                          minutes would make them differ from run to run";
-            return Err(reader.missing("run.max_steps", advice));
+        if method.trains() && run.lr_schedule != LrSchedule::Constant && run.max_steps.is_none() {
+            let advice = format!(
+                "run.lr_schedule = \"{}\" needs the step at which the learning rates reach 0; minutes would make them \
+                 differ from run to run",
+                run.lr_schedule
+            );
+            return Err(reader.missing("run.max_steps", &advice));
         }
         Ok(run)
     }

@@ -33,12 +33,18 @@ inner_fraction = 0.5
 stratify = true
 overlap = "keep"
 seed = 3
+shots = 2
 [method]
 name = "bilevel"
+on = "peft"
 penalty = 100
+penalty_normalized = true
+penalty_warmup = 5
 inner_steps = 4
 warm_start = 60
 keep = "s"
+first_stage_steps = 3
+first_stage_minutes = 1.5
 loss = "candidates"
 [peft]
 kind = "lora"
@@ -60,13 +66,23 @@ alpha_pattern = { q_proj = 1 }
 optimizer = "adam"
 lr = 2e-4
 batch_size = 16
+accumulate = 2
 [outer]
 adapter_optimizer = "sgd"
 adapter_lr = 1e-5
 optimizer = "sign"
 lr = 3e-7
+weight_decay = 0.1
 eps = 1e-4
+sides = 1
+directions = 3
+distribution = "sphere"
+mask_names = ".*proj.*"
+mask_layers = [1]
+mask_elements = "smallest"
+mask_share = 0.5
 batch_size = 32
+accumulate = 4
 [run]
 output = "o"
 max_steps = 7
@@ -74,6 +90,8 @@ max_minutes = 2.5
 eval_every = 9
 keep = "last"
 lr_schedule = "linear"
+lr_warmup = 3
+patience = 6
 seed = 9223372036854775807
 device = "cpu"
 threads = 2
@@ -115,13 +133,19 @@ fn defaults() {
             stratify: false,
             overlap: Overlap::Drop,
             seed: 0,
+            shots: 8,
         },
         method: MethodConfig {
             name: MethodName::Bilevel,
+            on: MezoTarget::Backbone,
             penalty: 1e4,
+            penalty_normalized: false,
+            penalty_warmup: 0,
             inner_steps: 10,
             warm_start: 0,
             keep: KeepAdapter::P,
+            first_stage_steps: None,
+            first_stage_minutes: None,
             loss: Loss::Answer,
         },
         peft: PeftConfig {
@@ -141,14 +165,24 @@ fn defaults() {
             rank_pattern: Patterns::default(),
             alpha_pattern: Patterns::default(),
         },
-        inner: InnerConfig { optimizer: Optimizer::AdamW, lr: 1e-3, batch_size: 8 },
+        inner: InnerConfig { optimizer: Optimizer::AdamW, lr: 1e-3, batch_size: 8, accumulate: 1 },
         outer: OuterConfig {
             adapter_optimizer: Optimizer::AdamW,
             adapter_lr: 1e-3,
             optimizer: BackboneOptimizer::Rms,
             lr: 1e-6,
+            weight_decay: 0.0,
             eps: 1e-3,
+            sides: 2,
+            directions: 1,
+            distribution: ElementDistribution::Gaussian,
+            rank: None,
+            mask_names: None,
+            mask_layers: None,
+            mask_elements: None,
+            mask_share: 0.25,
             batch_size: 8,
+            accumulate: 1,
         },
         run: RunConfig {
             output: "o".into(),
@@ -157,6 +191,8 @@ fn defaults() {
             eval_every: 50,
             keep: Keep::Best,
             lr_schedule: LrSchedule::Constant,
+            lr_warmup: 0,
+            patience: None,
             seed: 0,
             device: Device::Cpu,
             threads: None,
@@ -219,7 +255,8 @@ fn the_list_of_keys_is_exactly_what_is_read_and_written() {
             .flat_map(|(section, keys)| keys.as_table().unwrap().keys().map(move |key| format!("{section}.{key}")))
             .collect()
     };
-    let listed: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    // A rank excludes masks of elements, which the file has.
+    let listed: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| *name != "outer.rank").collect();
     assert_eq!(names(&written), listed);
     assert_eq!(names(&full), listed);
     assert_eq!(sections(), written.keys().map(String::as_str).collect::<Vec<_>>());
@@ -231,12 +268,14 @@ fn every_key_of_the_file_is_obeyed() {
     let defaults = parse(MINIMAL, &[]).unwrap();
     let table = |config: &Config| toml::Table::try_from(config).unwrap();
     let (config, defaults) = (table(&config), table(&defaults));
-    let fixed = ["method.name", "peft.kind", "run.device", "run.output", "data.dir"];
+    // The last is none in either: it excludes masks of elements, which the file has.
+    let fixed = ["method.name", "peft.kind", "run.device", "run.output", "data.dir", "outer.rank"];
     for key in KEYS {
         let (section, name) = key.parts();
         let same = config[section].get(name) == defaults[section].get(name);
         assert_eq!(same, fixed.contains(&key.name), "{}", key.name);
     }
+    assert_eq!(parse(MINIMAL, &["outer.rank=3"]).unwrap().outer.rank, Some(3));
 }
 
 #[test]
@@ -312,7 +351,15 @@ fn wrong_types_name_key_expected_and_found() {
 
 #[test]
 fn values_out_of_range_are_refused() {
-    for key in ["inner.lr", "outer.lr", "outer.adapter_lr", "outer.eps", "peft.alpha", "run.max_minutes"] {
+    for key in [
+        "inner.lr",
+        "outer.lr",
+        "outer.adapter_lr",
+        "outer.eps",
+        "peft.alpha",
+        "run.max_minutes",
+        "method.first_stage_minutes",
+    ] {
         for value in ["0", "0.0", "-1e-3", "nan", "inf", "-inf", "true", "one"] {
             let message = overlay_error(&format!("{key}={value}"));
             let expected = format!("--set {key}={value}: `{key}` must be a finite number above 0, found ");
@@ -324,18 +371,33 @@ fn values_out_of_range_are_refused() {
         assert!(message.contains("must be a finite number above 0 as a 32-bit float too"), "{message}");
     }
     for value in ["-1", "nan", "inf"] {
-        let message = overlay_error(&format!("method.penalty={value}"));
-        assert!(message.contains("must be a finite number of at least 0"), "{message}");
+        for key in ["method.penalty", "outer.weight_decay"] {
+            let message = overlay_error(&format!("{key}={value}"));
+            assert!(message.contains("must be a finite number of at least 0"), "{message}");
+        }
+    }
+    for value in ["0", "3", "2.0", "two"] {
+        let message = overlay_error(&format!("outer.sides={value}"));
+        assert!(message.contains("`outer.sides` must be an integer from 1 to 2, found "), "{message}");
     }
     assert_eq!(parse(MINIMAL, &["method.penalty=0"]).unwrap().method.penalty, 0.0);
     for value in ["0", "1", "-0.1", "nan"] {
-        let message = overlay_error(&format!("data.inner_fraction={value}"));
-        assert!(message.contains("must be a number above 0 and below 1"), "{message}");
+        for key in ["data.inner_fraction", "outer.mask_share"] {
+            let message = overlay_error(&format!("{key}={value}"));
+            assert!(message.contains("must be a number above 0 and below 1"), "{message}");
+        }
     }
     for key in [
         "inner.batch_size",
+        "inner.accumulate",
         "outer.batch_size",
+        "outer.accumulate",
+        "outer.directions",
+        "outer.rank",
         "method.inner_steps",
+        "method.first_stage_steps",
+        "data.shots",
+        "run.patience",
         "peft.rank",
         "peft.virtual_tokens",
         "peft.projection_hidden",
@@ -351,7 +413,9 @@ fn values_out_of_range_are_refused() {
         }
     }
     assert!(overlay_error("data.train_examples=1").contains("at least 2"));
-    assert!(overlay_error("method.warm_start=-1").contains("at least 0"));
+    for key in ["method.warm_start", "method.penalty_warmup", "run.lr_warmup"] {
+        assert!(overlay_error(&format!("{key}=-1")).contains("at least 0"));
+    }
     for key in ["run.seed", "data.seed"] {
         assert!(overlay_error(&format!("{key}=-1")).contains("an integer of at least 0, found the integer -1"));
     }
@@ -362,8 +426,10 @@ fn values_out_of_range_are_refused() {
         }
     }
     for value in ["[]", "[1, 1]", "[-1]", "[0.5]"] {
-        let message = overlay_error(&format!("peft.layers={value}"));
-        assert!(message.contains("must be a list of different integers of at least 0"), "{message}");
+        for key in ["peft.layers", "outer.mask_layers"] {
+            let message = overlay_error(&format!("{key}={value}"));
+            assert!(message.contains("must be a list of different integers of at least 0"), "{message}");
+        }
     }
     for value in ["1", "1.5", "-0.1", "nan"] {
         let message = overlay_error(&format!("peft.dropout={value}"));
@@ -388,7 +454,10 @@ fn unknown_words_list_the_valid_ones() {
     );
     for (key, valid) in [
         ("model.dtype", "\"f32\", \"bf16\""),
-        ("method.name", "\"bilevel\""),
+        ("method.name", "\"bilevel\", \"mezo\", \"first-order\", \"two-stage\", \"full\", \"zero-shot\", \"icl\""),
+        ("method.on", "\"backbone\", \"peft\""),
+        ("outer.distribution", "\"gaussian\", \"rademacher\", \"sphere\""),
+        ("outer.mask_elements", "\"smallest\", \"largest\", \"random\""),
         ("method.keep", "\"p\", \"s\""),
         ("method.loss", "\"answer\", \"all\", \"candidates\""),
         ("peft.kind", "\"lora\", \"prefix\", \"prompt\""),
@@ -397,7 +466,7 @@ fn unknown_words_list_the_valid_ones() {
         ("outer.adapter_optimizer", "\"adamw\", \"adam\", \"sgd\""),
         ("outer.optimizer", "\"rms\", \"sgd\", \"sign\", \"adam\""),
         ("run.keep", "\"best\", \"last\""),
-        ("run.lr_schedule", "\"constant\", \"linear\""),
+        ("run.lr_schedule", "\"constant\", \"linear\", \"cosine\""),
         ("run.device", "\"cpu\""),
         ("model.compute", "\"f32\", \"bf16\""),
     ] {
@@ -495,6 +564,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "run.max_minutes=99",
         "run.eval_every=1",
         "run.keep=best",
+        "run.patience=2",
         "run.threads=7",
     ];
     for overlay in free {
@@ -518,6 +588,8 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "data.overlap=drop",
         "data.seed=4",
         "method.penalty=101",
+        "method.penalty_normalized=false",
+        "method.penalty_warmup=6",
         "method.inner_steps=5",
         "method.warm_start=0",
         "method.keep=p",
@@ -537,13 +609,25 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "inner.optimizer=sgd",
         "inner.lr=3e-4",
         "inner.batch_size=17",
+        "inner.accumulate=3",
         "outer.adapter_optimizer=adam",
         "outer.adapter_lr=2e-5",
         "outer.optimizer=rms",
         "outer.lr=4e-7",
+        "outer.weight_decay=0.2",
         "outer.eps=2e-4",
+        "outer.sides=2",
+        "outer.directions=4",
+        "outer.distribution=rademacher",
+        "outer.mask_names=.*",
+        "outer.mask_layers=[0]",
+        "outer.mask_elements=largest",
+        "outer.mask_share=0.4",
         "outer.batch_size=33",
+        "outer.accumulate=5",
         "run.lr_schedule=constant",
+        "run.lr_schedule=cosine",
+        "run.lr_warmup=4",
         "run.seed=1",
         "run.max_steps=8",
     ];
@@ -553,7 +637,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         assert!(!seen.contains(&changed), "{overlay}");
         seen.push(changed);
     }
-    // Without the linear schedule, the number of steps is only a limit.
+    // Without a schedule, the number of steps is only a limit.
     let constant = |steps| fingerprint(&["run.lr_schedule=constant", steps]);
     assert_eq!(constant("run.max_steps=8"), constant("run.max_steps=9"));
     // A prefix has other keys.
@@ -570,9 +654,24 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
     for overlay in ["peft.rank=5", "peft.targets=[\"q_proj\"]", "peft.dropout=0.2"] {
         assert_eq!(prefix(overlay), seen[0], "{overlay}");
     }
+    // Other methods have other keys.
+    let of_methods =
+        [("mezo", "method.on=backbone"), ("two-stage", "method.first_stage_steps=4"), ("icl", "data.shots=3")];
+    for (name, overlay) in of_methods {
+        let name = format!("method.name={name}");
+        let of = |overlays: &[&str]| parse(MINIMAL, overlays).unwrap().fingerprint().unwrap();
+        let needed = if overlay.starts_with("method.f") { "method.first_stage_steps=9" } else { "method.on=peft" };
+        assert_ne!(of(&[&name, needed]), of(&[&name, needed, overlay]), "{overlay}");
+        assert_ne!(of(&[&name, needed]), of(&[]));
+    }
+    let minutes = |minutes| parse(MINIMAL, &["method.name=two-stage", minutes]).unwrap().fingerprint().unwrap();
+    assert_ne!(minutes("method.first_stage_minutes=1"), minutes("method.first_stage_minutes=2"));
+    let rank = |rank| parse(MINIMAL, &[rank]).unwrap().fingerprint().unwrap();
+    assert_ne!(rank("outer.rank=1"), rank("outer.rank=2"));
     // Together the lists, and what is tried apart, are all keys but those that have one value only.
-    let one_value = ["method.name", "run.device"];
-    let tried = free.into_iter().chain(fixed).chain(of_prefix).chain(["peft.init=random"]).chain(one_value);
+    let apart = ["peft.init", "outer.rank", "method.name", "run.device", "method.first_stage_minutes"];
+    let of_methods = of_methods.map(|(_, overlay)| overlay);
+    let tried = free.into_iter().chain(fixed).chain(of_prefix).chain(of_methods).chain(apart);
     let tried: BTreeSet<&str> = tried.filter_map(|overlay| overlay.split('=').next()).collect();
     assert_eq!(tried, KEYS.iter().map(|key| key.name).collect());
 }
@@ -583,7 +682,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
 #[test]
 fn the_fingerprint_is_pinned() {
     let fingerprint = parse(MINIMAL, &[]).unwrap().fingerprint().unwrap();
-    assert_eq!(fingerprint, "e621c47415c1aeac4a1ea81f7810a977140dec11b62bcd665c19e01ba8ee9b5a");
+    assert_eq!(fingerprint, "0b18e405d4f538da27a543799a957fcd25fb4320548b79ab0206c5852e260bfa");
 }
 
 #[test]
@@ -596,12 +695,12 @@ fn keys_of_another_choice_are_listed_as_unused() {
         Key { name: "run.seed", belongs: Belongs::Always, effect: Effect::Trajectory },
     ];
     let written = ["run.seed", "stage.steps", "peft.rank", "inner.lr", "peft.length"];
-    assert_eq!(
-        unused_keys(&known, written.into_iter(), MethodName::Bilevel, PeftKind::Lora),
-        ["stage.steps", "peft.length"]
-    );
-    let unused = ["peft.virtual_tokens", "peft.init", "peft.init_text", "peft.projection_hidden"];
-    assert_eq!(parse(FULL, &[]).unwrap().unused_keys(), unused);
+    let bilevel = parse(MINIMAL, &[]).unwrap().method;
+    let choices = Choices { method: &bilevel, block: PeftKind::Lora };
+    assert_eq!(unused_keys(&known, written.into_iter(), choices), ["stage.steps", "peft.length"]);
+    let of_methods = ["data.shots", "method.on", "method.first_stage_steps", "method.first_stage_minutes"];
+    let unused = [&of_methods[..], &["peft.virtual_tokens", "peft.init", "peft.init_text", "peft.projection_hidden"]];
+    assert_eq!(parse(FULL, &[]).unwrap().unused_keys(), unused.concat());
     let prefix = parse(FULL, &["peft.kind=prefix", "peft.init=activations"]).unwrap();
     let unused = [
         "peft.rank",
@@ -614,5 +713,75 @@ fn keys_of_another_choice_are_listed_as_unused() {
         "peft.rank_pattern",
         "peft.alpha_pattern",
     ];
-    assert_eq!(prefix.unused_keys(), unused);
+    assert_eq!(prefix.unused_keys(), [&of_methods[..], &unused[..]].concat());
+}
+
+/// For each method the sections and keys that it does not use.
+#[test]
+fn every_method_uses_its_own_keys() {
+    let written = [
+        "data.inner_fraction=0.5",
+        "data.shots=2",
+        "method.penalty=1",
+        "peft.kind=lora",
+        "peft.rank=2",
+        "peft.shadow_init=copy",
+        "inner.optimizer=sgd",
+        "inner.lr=1",
+        "outer.adapter_lr=1",
+        "outer.lr=1",
+        "outer.mask_layers=[0]",
+        "run.eval_every=3",
+    ];
+    let bilevel = ["data.inner_fraction", "method.penalty", "peft.shadow_init", "outer.adapter_lr"];
+    let block = ["peft.kind", "peft.rank"];
+    let inner = ["inner.optimizer", "inner.lr"];
+    let outer = ["outer.lr", "outer.mask_layers"];
+    let cases: [(&[&str], &[&[&str]]); 8] = [
+        (&["method.name=bilevel"], &[&["data.shots"]]),
+        (&["method.name=mezo"], &[&bilevel, &["data.shots"], &block, &inner]),
+        (&["method.name=mezo", "method.on=peft"], &[&bilevel, &["data.shots", "outer.mask_layers"], &inner]),
+        (&["method.name=first-order"], &[&bilevel, &["data.shots"], &outer]),
+        (&["method.name=two-stage", "method.first_stage_steps=1"], &[&bilevel, &["data.shots"]]),
+        (&["method.name=full"], &[&bilevel, &["data.shots", "inner.optimizer"], &block, &outer]),
+        (&["method.name=zero-shot"], &[&bilevel, &["data.shots", "run.eval_every"], &block, &inner, &outer]),
+        (&["method.name=icl"], &[&bilevel, &["run.eval_every"], &block, &inner, &outer]),
+    ];
+    for (method, unused) in cases {
+        let config = parse(MINIMAL, &[method, &written].concat()).unwrap();
+        let found: BTreeSet<&str> =
+            config.unused_keys().iter().map(String::as_str).filter(|key| *key != "run.max_steps").collect();
+        assert_eq!(found, unused.concat().into_iter().collect(), "{method:?}");
+        let again = parse(&config.to_toml().unwrap(), &[]).unwrap();
+        assert_eq!(again.fingerprint().unwrap(), config.fingerprint().unwrap(), "{method:?}");
+    }
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_refused() {
+    let refused = |overlays: &[&str]| parse(MINIMAL, overlays).unwrap_err().to_string();
+    let message = refused(&["method.name=two-stage"]);
+    assert!(message.starts_with("run.toml: `method.first_stage_steps` is not set: "), "{message}");
+    let message = refused(&["method.name=two-stage", "method.first_stage_steps=3", "method.first_stage_minutes=1"]);
+    assert!(message.contains("together with method.first_stage_minutes: leave one of the two out"), "{message}");
+    let message = refused(&["outer.optimizer=adam", "outer.mask_elements=smallest"]);
+    assert!(
+        message.contains("`outer.mask_elements` = \"smallest\" is not supported with outer.optimizer"),
+        "{message}"
+    );
+    let message = refused(&["method.name=mezo", "method.on=peft", "outer.distribution=sphere"]);
+    assert!(message.contains("`outer.distribution` = \"sphere\" is not supported with method.on"), "{message}");
+    for other in ["outer.distribution=sphere", "outer.mask_elements=random"] {
+        let message = refused(&["outer.rank=2", other]);
+        assert!(message.contains("`outer.rank` = \"2\" is not supported with outer."), "{message}");
+    }
+    // What trains nothing needs no end.
+    let endless = MINIMAL.replace("max_steps = 5\n", "");
+    assert!(parse(&endless, &["method.name=zero-shot"]).is_ok());
+    assert!(parse(&endless, &["method.name=mezo"]).is_err());
+    // Defaults that fit the method.
+    let config = |overlays: &[&str]| parse(MINIMAL, overlays).unwrap();
+    assert_eq!(config(&["method.name=full"]).inner.lr, 1e-5);
+    let block = config(&["method.name=mezo", "method.on=peft"]).outer;
+    assert_eq!((block.lr, block.eps), (1e-4, 1e-2));
 }

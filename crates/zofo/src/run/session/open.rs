@@ -1,8 +1,7 @@
 //! The state of a run at its start: fresh, or as its last checkpoint has it.
 
 use super::Session;
-use crate::peft::AdapterOptimizer;
-use crate::run::blocks;
+use crate::peft::Adapter;
 use crate::run::checkpoint::{self, Blocks, Stage, State};
 use crate::run::config::Config;
 use crate::run::error::RunError;
@@ -10,10 +9,9 @@ use crate::run::folder::RunFolder;
 use crate::run::inputs::{Inputs, RunBatches};
 use crate::run::metrics::Metrics;
 use crate::run::progress::Observer;
-use crate::run::{replay, snapshot};
-use crate::train::bilevel::Bilevel;
+use crate::run::{method, replay, snapshot};
+use crate::train::Moments;
 use crate::zo::journal::{Journal, JournalError, JournalHeader, JournalWriter, Record};
-use crate::zo::update::BackboneUpdater;
 use burn::tensor::Device;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,11 +33,13 @@ impl<'a> Session<'a> {
     ) -> Result<Option<Self>, RunError> {
         let device = Device::flex();
         let backbone = inputs.backbone(config)?;
-        let (adapter, shadow) = blocks::new(config, inputs, &backbone)?;
         let fingerprint = config.fingerprint()?;
-        let header = replay::header(&backbone, config.outer.optimizer);
+        let header = replay::header(&backbone, config);
+        let space = method::space(config, &backbone)?;
+        let method = method::new(config, inputs, backbone)?;
         let (checkpoint, journal) = (folder.checkpoint(), folder.journal());
-        let saved = if checkpoint.exists() { Some(checkpoint::load(&checkpoint, &adapter, &device)?) } else { None };
+        let templates: Vec<Adapter> = method.blocks().into_iter().map(|block| block.values.clone()).collect();
+        let saved = if checkpoint.exists() { Some(checkpoint::load(&checkpoint, &templates, &device)?) } else { None };
 
         let (journal, history) = match &saved {
             Some((state, _)) => {
@@ -67,17 +67,8 @@ impl<'a> Session<'a> {
             config,
             inputs,
             fingerprint,
-            method: Bilevel {
-                backbone,
-                adapter,
-                shadow,
-                adapter_optimizer: AdapterOptimizer::new(config.outer.adapter_optimizer),
-                shadow_optimizer: AdapterOptimizer::new(config.inner.optimizer),
-                backbone_optimizer: BackboneUpdater::new(config.outer.optimizer),
-                penalty: config.method.penalty,
-                inner_steps: config.method.inner_steps,
-                eps: config.outer.eps as f32,
-            },
+            method,
+            space,
             batches: RunBatches::new(inputs, config)?,
             journal,
             metrics,
@@ -87,6 +78,7 @@ impl<'a> Session<'a> {
             evaluated: None,
             training: Duration::ZERO,
             best: None,
+            since_best: 0,
             snapshot: None,
             replay: Duration::ZERO,
             saved: Instant::now(),
@@ -106,26 +98,32 @@ impl<'a> Session<'a> {
         history: &[Record],
         interrupted: &AtomicBool,
     ) -> Result<bool, RunError> {
-        let method = &mut self.method;
-        let (backbone, updater) = (&mut method.backbone, &mut method.backbone_optimizer);
         let mut done = 0;
         if let Some(reference) = state.snapshot {
-            snapshot::read(self.folder, reference, backbone, updater)?;
-            done = reference.journal_records;
+            let method = &mut self.method;
+            snapshot::read(self.folder, reference, |reader| {
+                method.backbone_mut().read_weights(reader)?;
+                method.read_moments(reader)
+            })?;
+            done = reference.updates as usize;
         }
         let start = Instant::now();
-        for record in history.iter().skip(done as usize) {
-            if interrupted.load(Ordering::SeqCst) {
-                return Ok(false);
+        if let Some((backbone, updater)) = self.method.updater_mut() {
+            let history = history.get(done..).unwrap_or_default();
+            for step in history.chunk_by(|left, right| left.step == right.step) {
+                if interrupted.load(Ordering::SeqCst) {
+                    return Ok(false);
+                }
+                updater.replay(backbone, &self.space, step);
             }
-            updater.replay(backbone, record);
         }
         self.replay = start.elapsed();
-        method.adapter = blocks.adapter;
-        method.shadow = blocks.shadow;
-        method.adapter_optimizer.restore(blocks.adapter_optimizer);
-        method.shadow_optimizer.restore(blocks.shadow_optimizer);
-        self.restore_updater(state.backbone_optimizer)?;
+        let saved = blocks.values.into_iter().zip(blocks.optimizers);
+        for (block, (values, optimizer)) in self.method.blocks_mut().into_iter().zip(saved) {
+            block.values = values;
+            block.optimizer.restore(optimizer);
+        }
+        self.restore_rule(state.rule)?;
         self.batches.seek(state.cursors)?;
         self.stage = state.stage;
         self.warm_steps = state.warm_steps;
@@ -135,7 +133,8 @@ impl<'a> Session<'a> {
             path: self.folder.checkpoint(),
             problem: format!("has {} seconds of training: {error}", state.training_seconds),
         })?;
-        self.best = state.best.zip(blocks.best).map(|(best, (p, s))| (best, p, s));
+        self.best = state.best.zip(blocks.best);
+        self.since_best = state.since_best;
         self.snapshot = state.snapshot;
         Ok(true)
     }

@@ -35,7 +35,7 @@ pub enum JournalError {
     },
     /// The format is not one that this program knows.
     #[error(
-        "the journal {} has format version {found}; this program reads version {FORMAT_VERSION}: \
+        "the journal {} has format version {found}; this program reads versions 1 to {FORMAT_VERSION}: \
          use the version of zofo that wrote it",
         path.display()
     )]
@@ -153,6 +153,23 @@ pub enum JournalError {
         step: u64,
         /// The step of the record before.
         previous: u64,
+    },
+    /// A record does not belong to the step of the others of its step.
+    #[error(
+        "record {record} of the journal {} has step {step} and should have step {expected}: a step has {per_step} records",
+        path.display()
+    )]
+    StepSize {
+        /// The journal.
+        path: PathBuf,
+        /// The record, counted from 0.
+        record: u64,
+        /// Its step.
+        step: u64,
+        /// The step of the record before.
+        expected: u64,
+        /// Records of a step.
+        per_step: u32,
     },
     /// A record has a number with which no update can be made.
     #[error(

@@ -1,5 +1,6 @@
 //! The beginning of a journal: what its updates belong to.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -7,9 +8,11 @@ use zofo_kernels::direction::DIRECTION_SCHEME;
 
 use super::error::JournalError;
 use crate::hf::WeightDtype;
+use crate::zo::space::DirectionKind;
 
-/// The version of the file format that this module writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version of the file format that this module writes and reads. It writes version 1 where that can say what
+/// a run does: one gaussian direction over all weights a step, and no weight decay.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The first bytes of every journal.
 const MAGIC: [u8; 8] = *b"ZOFOJRNL";
@@ -31,14 +34,53 @@ pub struct JournalHeader {
     pub storage: WeightDtype,
     /// What made coefficients of slopes.
     pub optimizer: OptimizerRecord,
+    /// What the records do not say of their updates. Absent in version 1.
+    #[serde(default, skip_serializing_if = "UpdateScheme::is_plain")]
+    pub updates: UpdateScheme,
     /// The tensors of the base model.
     pub tensors: Vec<TensorFingerprint>,
 }
 
 impl JournalHeader {
     /// The header of a run of this program.
-    pub fn new(storage: WeightDtype, optimizer: OptimizerRecord, tensors: Vec<TensorFingerprint>) -> Self {
-        Self { direction_scheme: DIRECTION_SCHEME, storage, optimizer, tensors }
+    pub fn new(
+        storage: WeightDtype,
+        optimizer: OptimizerRecord,
+        updates: UpdateScheme,
+        tensors: Vec<TensorFingerprint>,
+    ) -> Self {
+        Self { direction_scheme: DIRECTION_SCHEME, storage, optimizer, updates, tensors }
+    }
+
+    /// The version of the format that says this.
+    pub fn format_version(&self) -> u32 {
+        if self.updates.is_plain() { 1 } else { FORMAT_VERSION }
+    }
+}
+
+/// What the records of a journal do not say of their updates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateScheme {
+    /// What z is.
+    pub directions: DirectionKind,
+    /// Records of a step: one per direction.
+    pub per_step: NonZeroU32,
+    /// μ: every step first multiplies the weights that z covers by 1 − η·μ.
+    #[serde(with = "decimal")]
+    pub weight_decay: f64,
+}
+
+impl Default for UpdateScheme {
+    /// That of version 1.
+    fn default() -> Self {
+        Self { directions: DirectionKind::default(), per_step: NonZeroU32::MIN, weight_decay: 0.0 }
+    }
+}
+
+impl UpdateScheme {
+    fn is_plain(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -102,7 +144,7 @@ pub(super) fn encode(path: &Path, header: &JournalHeader) -> Result<Vec<u8>, Jou
         .map_err(|_| JournalError::HeaderTooLarge { path: path.to_owned(), bytes: json.len() })?;
     let mut bytes = Vec::with_capacity(PREAMBLE + json.len() + CHECKSUM);
     bytes.extend(MAGIC);
-    bytes.extend(FORMAT_VERSION.to_le_bytes());
+    bytes.extend(header.format_version().to_le_bytes());
     bytes.extend(length.to_le_bytes());
     bytes.extend(json);
     bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
@@ -121,7 +163,7 @@ pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<(JournalHeader, usize)
         return Err(truncated(PREAMBLE as u64));
     };
     let found = u32::from_le_bytes([v0, v1, v2, v3]);
-    if found != FORMAT_VERSION {
+    if !(1..=FORMAT_VERSION).contains(&found) {
         return Err(JournalError::FormatVersion { path: path.to_owned(), found });
     }
     let length = u32::from_le_bytes([l0, l1, l2, l3]);
@@ -148,15 +190,15 @@ pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<(JournalHeader, usize)
 }
 
 /// An `f64` as the shortest decimal that reads back as the same number.
-mod decimal {
+pub(in crate::zo) mod decimal {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::zo) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         format!("{value:?}").serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    pub(in crate::zo) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(|_| D::Error::custom(format!("expected a number, found \"{text}\"")))
     }

@@ -1,5 +1,6 @@
 //! One update of θ in 32 bytes.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use super::error::JournalError;
@@ -18,11 +19,11 @@ pub struct Record {
     pub step: u64,
     /// The seed of the direction.
     pub seed: u64,
-    /// The projected gradient g, per unit of z.
+    /// The projected gradient g, per unit of z. With directions on a sphere, times the scale of z.
     pub slope: f32,
     /// The learning rate of the step.
     pub learning_rate: f32,
-    /// What multiplied z. Of `adam`, the learning rate.
+    /// What multiplied z as the generator gives it: the scale of a sphere is in it. Of `adam`, the learning rate.
     pub coefficient: f32,
 }
 
@@ -55,9 +56,21 @@ impl Record {
     }
 }
 
-/// Whether `record` may stand at place `index` of a journal, after a record of step `previous`.
-pub(super) fn check(path: &Path, index: u64, previous: Option<u64>, record: &Record) -> Result<(), JournalError> {
-    if let Some(previous) = previous.filter(|&previous| previous >= record.step) {
+/// Whether `record` may stand at place `index` of a journal with `per_step` records a step, after a record of step
+/// `previous`.
+pub(super) fn check(
+    path: &Path,
+    index: u64,
+    per_step: NonZeroU32,
+    previous: Option<u64>,
+    record: &Record,
+) -> Result<(), JournalError> {
+    let begins_step = index.is_multiple_of(u64::from(per_step.get()));
+    if let Some(expected) = previous.filter(|&previous| !begins_step && previous != record.step) {
+        let (path, step, per_step) = (path.to_owned(), record.step, per_step.get());
+        return Err(JournalError::StepSize { path, record: index, step, expected, per_step });
+    }
+    if begins_step && let Some(previous) = previous.filter(|&previous| previous >= record.step) {
         return Err(JournalError::StepOrder { path: path.to_owned(), record: index, step: record.step, previous });
     }
     let numbers =
@@ -69,7 +82,12 @@ pub(super) fn check(path: &Path, index: u64, previous: Option<u64>, record: &Rec
 }
 
 /// The records in `chunks`, which begin at byte `body` of the file.
-pub(super) fn decode_all(path: &Path, body: usize, chunks: &[[u8; RECORD_BYTES]]) -> Result<Vec<Record>, JournalError> {
+pub(super) fn decode_all(
+    path: &Path,
+    body: usize,
+    per_step: NonZeroU32,
+    chunks: &[[u8; RECORD_BYTES]],
+) -> Result<Vec<Record>, JournalError> {
     let mut records: Vec<Record> = Vec::with_capacity(chunks.len());
     for (index, bytes) in chunks.iter().enumerate() {
         let (record, stored) = Record::from_bytes(bytes);
@@ -83,7 +101,7 @@ pub(super) fn decode_all(path: &Path, body: usize, chunks: &[[u8; RECORD_BYTES]]
                 computed,
             });
         }
-        check(path, index as u64, records.last().map(|record| record.step), &record)?;
+        check(path, index as u64, per_step, records.last().map(|record| record.step), &record)?;
         records.push(record);
     }
     Ok(records)

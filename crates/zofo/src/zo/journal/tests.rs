@@ -14,6 +14,7 @@ fn header() -> JournalHeader {
     JournalHeader::new(
         WeightDtype::Bf16,
         OptimizerRecord::new("rms", ScalarRule::Rms.constants()),
+        UpdateScheme::default(),
         vec![
             TensorFingerprint::new("model.embed_tokens.weight", &[49152, 576], [0xAB; 32]),
             TensorFingerprint::new("model.norm.weight", &[576], [0x01; 32]),
@@ -119,9 +120,9 @@ fn other_files_are_not_journals() {
 #[test]
 fn a_newer_format_is_named() {
     let (_folder, path) = journal(&[1]);
-    damage(&path, |bytes| bytes[8] = 2);
+    damage(&path, |bytes| bytes[8] = 3);
     let error = Journal::read(&path).unwrap_err();
-    assert!(matches!(error, JournalError::FormatVersion { found: 2, .. }), "{error}");
+    assert!(matches!(error, JournalError::FormatVersion { found: 3, .. }), "{error}");
 }
 
 #[test]
@@ -237,6 +238,45 @@ fn any_records() -> impl Strategy<Value = Vec<Record>> {
     })
 }
 
+#[test]
+fn a_plain_run_writes_version_1_and_other_runs_version_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.zofo");
+    JournalWriter::create(&path, &header()).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(bytes[8..12], 1u32.to_le_bytes());
+    assert!(!String::from_utf8_lossy(&bytes).contains("updates"));
+    fs::remove_file(&path).unwrap();
+    let decaying = UpdateScheme { weight_decay: 0.1, ..UpdateScheme::default() };
+    let header = JournalHeader { updates: decaying, ..header() };
+    JournalWriter::create(&path, &header).unwrap();
+    assert_eq!(fs::read(&path).unwrap()[8..12], 2u32.to_le_bytes());
+    assert_eq!(Journal::read(&path).unwrap().header, header);
+}
+
+#[test]
+fn a_step_has_one_record_per_direction() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.zofo");
+    let updates = UpdateScheme { per_step: NonZeroU32::new(2).unwrap(), ..UpdateScheme::default() };
+    let mut writer = JournalWriter::create(&path, &JournalHeader { updates, ..header() }).unwrap();
+    for step in [1, 1, 4] {
+        writer.append(&record(step)).unwrap();
+    }
+    // Half a step is no update.
+    let journal = Journal::read_tolerant(&path).unwrap();
+    assert_eq!((journal.records, journal.ignored_bytes), (records(&[1, 1]), RECORD_BYTES));
+    let error = writer.append(&record(5)).unwrap_err();
+    assert!(error.to_string().contains("has step 5 and should have step 4: a step has 2 records"), "{error}");
+    writer.append(&record(4)).unwrap();
+    let error = writer.append(&record(4)).unwrap_err();
+    assert!(matches!(error, JournalError::StepOrder { .. }), "{error}");
+    drop(writer);
+    let (mut writer, journal) = JournalWriter::resume(&path, 2).unwrap();
+    assert_eq!(journal.records, records(&[1, 1]));
+    writer.append(&record(2)).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -253,6 +293,7 @@ proptest! {
         let header = JournalHeader::new(
             WeightDtype::F32,
             OptimizerRecord::new(&name, &[(&name, value)]),
+            UpdateScheme { weight_decay: value, ..UpdateScheme::default() },
             vec![TensorFingerprint::new(&name, &shape, hash)],
         );
         let mut writer = JournalWriter::create(&path, &header).unwrap();

@@ -1,0 +1,225 @@
+//! Every method of `zofo train` from start to end.
+
+mod common;
+
+use common::{MODEL, Workspace, assert_error, content, json_of, stderr, stdout};
+use std::path::Path;
+use zofo::run::config::Config;
+
+/// Trains with these settings; returns the summary.
+fn train(workspace: &Workspace, settings: &str) -> serde_json::Value {
+    json_of(&workspace.zofo(&format!("train config.toml --json --set run.keep=last {settings}")).success())
+}
+
+fn names_of_scores(summary: &serde_json::Value) -> Vec<&str> {
+    summary["scores"].as_array().unwrap().iter().map(|score| score["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_method_leaves_what_it_trains() {
+    let cases: [(&str, &[&str], bool, bool); 8] = [
+        ("method.name=bilevel", &["(θ₀, p)", "(θ, p)", "(θ, s)"], true, true),
+        ("method.name=mezo", &["θ"], false, true),
+        ("method.name=mezo --set method.on=peft", &["(θ₀, p)"], true, false),
+        ("method.name=first-order", &["(θ₀, p)"], true, false),
+        ("method.name=two-stage --set method.first_stage_steps=2", &["(θ₀, p)", "(θ, p)"], true, true),
+        ("method.name=full", &["θ"], false, true),
+        ("method.name=zero-shot", &[], false, false),
+        ("method.name=icl --set data.shots=3", &[], false, false),
+    ];
+    let base = std::fs::read(Path::new(MODEL).join("model.safetensors")).unwrap();
+    for (settings, scores, adapter, backbone) in cases {
+        let workspace = Workspace::new();
+        let summary = train(&workspace, &format!("--set {settings}"));
+        assert_eq!(names_of_scores(&summary), [&["untouched model"], scores].concat(), "{settings}");
+        let steps = if settings.contains("zero") || settings.contains("icl") { 0 } else { 4 };
+        assert_eq!(summary["steps"], steps, "{settings}");
+        for (key, expected) in [("adapter", adapter), ("backbone", backbone)] {
+            assert_eq!(summary.get(key).is_some(), expected, "{settings}: {key}");
+            assert_eq!(workspace.path("run").join(key).exists(), expected, "{settings}: {key}");
+        }
+        if backbone {
+            assert_ne!(content(&workspace.path("run/backbone"))["model.safetensors"], base, "{settings}");
+        }
+        // No two combinations are one model.
+        let mut losses: Vec<f64> =
+            summary["scores"].as_array().unwrap().iter().map(|score| score["loss"].as_f64().unwrap()).collect();
+        losses.sort_by(f64::total_cmp);
+        losses.dedup();
+        assert_eq!(losses.len(), scores.len() + 1, "{settings}: {losses:?}");
+        let events = workspace.events("run");
+        let of = |name: &str| events.iter().filter(|event| event["event"] == name).count();
+        assert_eq!(of("step"), steps, "{settings}");
+        let evaluation = events.iter().find(|event| event["event"] == "evaluation").unwrap();
+        assert_eq!(evaluation.get("p").is_some(), adapter, "{settings}");
+        assert_eq!(evaluation.get("backbone").is_some(), !adapter, "{settings}");
+        let estimates = settings.contains("bilevel") || settings.contains("mezo") || settings.contains("two-stage");
+        assert_eq!(evaluation.get("noise_floor").is_some(), estimates, "{settings}");
+        // What is finished stays finished.
+        workspace.zofo("train --resume run").success().stdout("");
+    }
+}
+
+#[test]
+fn an_adapter_without_a_backbone_belongs_to_the_model_that_it_was_trained_on() {
+    let workspace = Workspace::new();
+    train(&workspace, "--set method.name=first-order");
+    let config = std::fs::read_to_string(workspace.path("run/adapter/adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let base = Path::new(config["base_model_name_or_path"].as_str().unwrap()).canonicalize().unwrap();
+    assert_eq!(base, Path::new(MODEL).canonicalize().unwrap());
+}
+
+#[test]
+fn demonstrations_change_what_is_seen() {
+    let loss = |settings: &str| {
+        let workspace = Workspace::new();
+        train(&workspace, settings)["scores"][0]["loss"].as_f64().unwrap()
+    };
+    let [none, one, three] = ["zero-shot", "icl --set data.shots=1", "icl --set data.shots=3"]
+        .map(|name| loss(&format!("--set method.name={name}")));
+    assert!(none != one && one != three, "{none} {one} {three}");
+    let workspace = Workspace::new();
+    let assert = workspace.zofo("train config.toml --set method.name=icl --set data.shots=41");
+    assert_error(assert, 2, &["41 demonstrations were asked for", "40 rows"]);
+    assert!(!workspace.path("run").exists());
+}
+
+#[test]
+fn what_no_training_prints_is_short() {
+    let workspace = Workspace::new();
+    let text = stdout(&workspace.zofo("train config.toml --set method.name=zero-shot").success());
+    assert!(text.contains("untouched model") && text.contains("metrics   "), "{text}");
+    assert!(!text.contains("backbone") && !text.contains("kept"), "{text}");
+}
+
+#[test]
+fn every_journal_replays_to_the_bytes_of_its_run() {
+    for settings in [
+        "--set method.name=mezo --set outer.directions=3 --set outer.weight_decay=10 --set outer.distribution=rademacher",
+        "--set method.name=mezo --set outer.sides=1 --set outer.distribution=sphere --set outer.optimizer=adam",
+        "--set method.name=mezo --set outer.mask_elements=smallest --set outer.mask_names=.*proj.* --set outer.mask_layers=[0,2]",
+        "--set method.name=mezo --set model.dtype=bf16 --set outer.lr=1e-3 --set outer.rank=2",
+        "--set method.name=mezo --set model.dtype=bf16 --set outer.lr=1e-3 --set outer.mask_elements=random",
+        "--set method.name=two-stage --set method.first_stage_steps=2 --set outer.mask_elements=largest",
+        "--set outer.directions=2 --set outer.accumulate=2 --set inner.accumulate=2 --set method.penalty_normalized=true",
+    ] {
+        let workspace = Workspace::new();
+        train(&workspace, settings);
+        let replay = format!("replay --base {MODEL} --journal run/journal.zofo -o rebuilt");
+        workspace.zofo(&replay).success();
+        assert_eq!(content(&workspace.path("rebuilt")), content(&workspace.path("run/backbone")), "{settings}");
+        let journal = json_of(&workspace.zofo("journal run/journal.zofo --json").success());
+        let version = if settings.contains("outer.directions")
+            || settings.contains("outer.mask")
+            || settings.contains("outer.rank")
+            || settings.contains("outer.dist")
+        {
+            2
+        } else {
+            1
+        };
+        assert_eq!(journal["format_version"], version, "{settings}");
+        assert_eq!(journal["updates"]["skipped_steps"], 0, "{settings}");
+    }
+    let workspace = Workspace::new();
+    train(&workspace, "--set method.name=full");
+    let replay = format!("replay --base {MODEL} --journal run/journal.zofo -o rebuilt");
+    assert_error(workspace.zofo(&replay), 3, &["by exact gradients, which cannot be replayed", "backbone/"]);
+}
+
+#[test]
+fn exact_gradients_keep_the_best_step() {
+    let workspace = Workspace::new();
+    let best = "--set method.name=full --set run.max_steps=6 --set run.eval_every=1 --set inner.lr=3e-3";
+    let summary = json_of(&workspace.zofo(&format!("train config.toml --json {best}")).success());
+    let kept = summary["kept_step"].as_u64().unwrap();
+    let mut evaluations = workspace.events("run").into_iter().filter(|event| event["event"] == "evaluation");
+    let best = evaluations.rfind(|event| event["best"] == true).unwrap();
+    assert_eq!(best["step"], kept);
+    // Its weights are those of a run that ends there.
+    if kept > 0 {
+        let other = Workspace::new();
+        train(&other, &format!("--set method.name=full --set inner.lr=3e-3 --set run.max_steps={kept}"));
+        assert_eq!(content(&other.path("run/backbone")), content(&workspace.path("run/backbone")));
+    }
+    let left: Vec<String> =
+        content(&workspace.path("run")).into_keys().filter(|name| name.contains("snapshot")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_run_ends_when_its_patience_does() {
+    let workspace = Workspace::new();
+    // Nothing moves enough for another accuracy or loss to be the better one twice.
+    let patient = "--set method.name=mezo --set outer.lr=1e-30 --set run.max_steps=50 --set run.eval_every=1 --set run.patience=3";
+    let summary = train(&workspace, patient);
+    assert_eq!(summary["steps"], 3);
+    let more = workspace.zofo("train --resume run --set run.patience=9").success();
+    assert!(stderr(&more).contains("is finished"), "{}", stderr(&more));
+}
+
+#[test]
+fn learning_rates_follow_their_schedule() {
+    let rates = |settings: &str| -> Vec<f64> {
+        let workspace = Workspace::new();
+        train(&workspace, &format!("--set method.name=mezo --set outer.lr=1e-4 {settings}"));
+        let events = workspace.events("run").into_iter().filter(|event| event["event"] == "step");
+        events.map(|event| event["learning_rates"][2].as_f64().unwrap() / 1e-4).collect()
+    };
+    let close = |found: Vec<f64>, expected: [f64; 4]| {
+        assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-12), "{found:?}");
+    };
+    close(rates("--set run.lr_schedule=linear"), [1.0, 0.75, 0.5, 0.25]);
+    let half = std::f64::consts::FRAC_1_SQRT_2 / 2.0;
+    close(rates("--set run.lr_schedule=cosine"), [1.0, 0.5 + half, 0.5, 0.5 - half]);
+    close(rates("--set run.lr_warmup=3"), [1.0 / 3.0, 2.0 / 3.0, 1.0, 1.0]);
+}
+
+#[test]
+fn a_plan_counts_the_passes_of_its_method() {
+    let workspace = Workspace::new();
+    for (settings, forward, backward) in [
+        ("method.name=mezo", 2, 0),
+        ("method.name=mezo --set outer.directions=3 --set outer.sides=1", 4, 0),
+        ("method.name=first-order --set inner.accumulate=2", 2, 2),
+        ("method.name=full", 1, 1),
+        ("method.name=zero-shot", 0, 0),
+        ("outer.directions=2 --set outer.accumulate=2", 2 + 4 + 24, 2 + 4),
+    ] {
+        let plan = json_of(&workspace.zofo(&format!("plan config.toml --json --set {settings}")).success());
+        let passes = (plan["forward_passes"].as_u64().unwrap(), plan["backward_passes"].as_u64().unwrap());
+        assert_eq!(passes, (forward, backward), "{settings}");
+    }
+    let memory = |settings: &str| {
+        let plan = workspace.zofo(&format!("plan config.toml --json --set model.dtype=f32 {settings}")).success();
+        json_of(&plan)["peak_memory"].as_u64().unwrap()
+    };
+    let (mezo, full) = (memory("--set method.name=mezo"), memory("--set method.name=full"));
+    assert!(full >= mezo + 12 * 34_528, "{full} bytes, {mezo} of mezo");
+    let warned = stdout(&workspace.zofo("plan config.toml --set method.name=full").success());
+    assert!(warned.contains("keeps gradients and two moments"), "{warned}");
+}
+
+#[test]
+fn masks_that_cover_nothing_are_refused() {
+    let workspace = Workspace::new();
+    for mask in ["outer.mask_names=nothing", "outer.mask_layers=[99]"] {
+        let assert = workspace.zofo(&format!("train config.toml --set method.name=mezo --set {mask}"));
+        assert_error(assert, 2, &["outer.mask_names", "covers none"]);
+        assert!(!workspace.path("run").exists());
+    }
+    let assert = workspace.zofo("plan config.toml --set outer.mask_names=(");
+    assert_error(assert, 2, &["the regular expression for weights' names cannot be read"]);
+}
+
+#[test]
+fn every_example_is_a_configuration_without_unused_keys() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 7, "{files:?}");
+    for file in files {
+        let config = Config::load(&file, &[]).unwrap();
+        assert!(config.unused_keys().is_empty(), "{}: {:?}", file.display(), config.unused_keys());
+    }
+}
