@@ -14,6 +14,7 @@ mod reader;
 mod sections;
 mod source;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -129,6 +130,21 @@ impl Config {
             }
         }
         toml::to_string(&table).map_err(failed)
+    }
+
+    /// The keys that a run of this method and block uses, with their values as TOML. Those that are not set and have no
+    /// default are not among them.
+    ///
+    /// # Errors
+    /// As [`Config::to_toml`].
+    pub fn settings(&self) -> Result<BTreeMap<String, String>, ConfigError> {
+        let table = toml::Table::try_from(self).map_err(|error| ConfigError::Write { reason: error.to_string() })?;
+        let used = KEYS.iter().filter(|key| key.applies(self.method.name, self.peft.kind));
+        let value = |key: &Key| {
+            let (section, name) = key.parts();
+            Some((key.name.to_owned(), table.get(section)?.get(name)?.to_string()))
+        };
+        Ok(used.filter_map(value).collect())
     }
 
     /// SHA-256, in hexadecimal, over the keys that determine what each step computes.
