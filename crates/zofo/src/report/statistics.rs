@@ -1,6 +1,6 @@
 //! What a few seeds can tell: means with their intervals, and paired tests.
 
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use std::f64::consts::FRAC_2_PI;
 
 /// Up to so many pairs, all changes of signs are tried.
 const MOST_PAIRS: usize = 16;
@@ -28,16 +28,41 @@ impl Sample {
         let mean = values.iter().sum::<f64>() / count as f64;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         let deviation = (count > 1).then(|| (squares / (count - 1) as f64).sqrt());
-        let half_width = deviation
-            .zip(student(count))
-            .map(|(deviation, t)| t.inverse_cdf(0.975) * deviation / (count as f64).sqrt());
+        let half_width = deviation.map(|deviation| quantile(0.95, count - 1) * deviation / (count as f64).sqrt());
         Some(Self { count, mean, deviation, half_width })
     }
 }
 
-/// Student's t of a mean of `count` numbers.
-fn student(count: usize) -> Option<StudentsT> {
-    StudentsT::new(0.0, 1.0, count.checked_sub(1)? as f64).ok()
+/// The share of Student's t distribution between −t and t, for a whole number of degrees of freedom of at least 1
+/// (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+fn share_within(t: f64, freedom: usize) -> f64 {
+    let angle = (t / (freedom as f64).sqrt()).atan();
+    let (sine, cosine) = angle.sin_cos();
+    // The terms of odd degrees begin with cos, those of even ones with 1; each has a factor to the one before.
+    let is_odd = freedom % 2 == 1;
+    let mut term = if is_odd { cosine } else { 1.0 };
+    let mut sum = 0.0;
+    for step in 1..=freedom / 2 {
+        sum += term;
+        let even = 2.0 * step as f64;
+        term *= cosine * cosine * if is_odd { even / (even + 1.0) } else { (even - 1.0) / even };
+    }
+    if is_odd { FRAC_2_PI * (angle + sine * sum) } else { sine * sum }
+}
+
+/// The t within which, to either side, this share lies.
+fn quantile(share: f64, freedom: usize) -> f64 {
+    // One degree of freedom has the widest tails: 95 % are within 12.7.
+    let (mut low, mut high) = (0.0, 100.0);
+    for _ in 0..60 {
+        let middle = 0.5 * (low + high);
+        if share_within(middle, freedom) < share {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    high
 }
 
 /// The differences of two things that were measured with the same seeds.
@@ -59,7 +84,7 @@ impl Paired {
         let count = differences.len();
         let deviation = difference.deviation?;
         let t = difference.mean / (deviation / (count as f64).sqrt());
-        let t_test = student(count).filter(|_| deviation > 0.0).map(|student| 2.0 * student.cdf(-t.abs()));
+        let t_test = (deviation > 0.0).then(|| (1.0 - share_within(t.abs(), count - 1)).max(0.0));
         Some(Self { difference, t_test, sign_flips: sign_flips(differences) })
     }
 
@@ -119,6 +144,25 @@ mod tests {
         close(paired.t_test.unwrap(), 0.064_985_910_342);
         close(paired.sign_flips.unwrap(), 4.0 / 32.0);
         close(paired.smallest(), 2.0 / 32.0);
+    }
+
+    /// Of degrees of freedom: the share within ±1.5, and the t within which 95 % lie.
+    const SCIPY: [(usize, f64, f64); 6] = [
+        (1, 0.625665916378, 12.706204736175),
+        (2, 0.727606875109, 4.302652729749),
+        (3, 0.769416134755, 3.182446305284),
+        (4, 0.792000000000, 2.776445105198),
+        (9, 0.832149343943, 2.262157162798),
+        (20, 0.850764228831, 2.085963447266),
+    ];
+
+    /// Numbers of scipy 1.17: `t.cdf(x, n) - t.cdf(-x, n)` and `t.ppf(0.975, n)`.
+    #[test]
+    fn student_has_whole_degrees_of_freedom() {
+        for (freedom, within, t) in SCIPY {
+            close(share_within(1.5, freedom), within);
+            close(quantile(0.95, freedom), t);
+        }
     }
 
     #[test]

@@ -188,3 +188,25 @@ fn the_log_survives_a_cut_line() {
     check();
     assert!(fs::read(&file).unwrap().starts_with(&whole));
 }
+
+#[test]
+fn the_examples_are_sweeps_of_as_many_runs_as_they_say() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    assert_eq!(SweepPlan::load(&examples.join("sweep-demo.toml"), &[], None).unwrap().runs.len(), 4);
+    for (name, combinations) in [
+        ("1-prompt-sensitivity", 18),
+        ("1-prompt-sensitivity-rte", 18),
+        ("1-prompt-sensitivity-copa", 18),
+        ("2-inner-steps", 12),
+        ("3-penalty", 12),
+        ("4-two-stage", 20),
+        ("5-main-table", 216),
+        ("6-memory-and-time", 18),
+        ("7-transfer", 18),
+        ("8-directions", 30),
+    ] {
+        let file = SweepFile::load(&examples.join(format!("paper/{name}.toml")), &[]).unwrap();
+        assert_eq!(super::axes::combinations(&file.axes).len(), combinations, "{name}");
+        assert!(file.base.is_file(), "{}", file.base.display());
+    }
+}
