@@ -6,7 +6,7 @@ use crate::progress::Messenger;
 use clap::Args;
 use std::fs;
 use std::path::{Path, PathBuf};
-use zofo::report::{Report, find};
+use zofo::report::{Report, RunState, find};
 
 /// Arguments of `zofo report`.
 #[derive(Debug, Args)]
@@ -55,9 +55,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         write(file, &report.csv()?)?;
         messenger.say(&format!("the numbers are in {}", file.display()));
     }
-    let problems = report.runs.iter().filter(|run| !run.problems.is_empty() || run.state.reason().is_some()).count();
+    let problems = report.runs.iter().filter(|run| !run.problems.is_empty() || run.state != RunState::Finished).count();
     if problems > 0 {
-        messenger.say(&format!("something is missing or went wrong in {problems} runs: the page says what"));
+        messenger.say(&format!("{problems} of them are incomplete or went wrong: the page says how"));
     }
     Ok(())
 }

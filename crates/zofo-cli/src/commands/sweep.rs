@@ -177,21 +177,10 @@ impl SweepObserver for Progress {
     }
 }
 
-/// The table for people.
+/// The table for people, and why runs failed.
 fn describe(rows: &[RunRow]) -> String {
-    let head = [
-        "run",
-        "state",
-        "metric",
-        "validation",
-        "at step",
-        "test",
-        "steps",
-        "training",
-        "evaluation",
-        "peak MiB",
-        "reason",
-    ];
+    let head =
+        ["run", "state", "metric", "validation", "at step", "test", "steps", "training", "evaluation", "peak MiB"];
     let none = || "-".to_owned();
     let score = |value: Option<f64>| value.map_or_else(none, |value| format!("{value:.4}"));
     let clock = |seconds: f64| Clock(Duration::try_from_secs_f64(seconds).unwrap_or_default()).to_string();
@@ -208,8 +197,8 @@ fn describe(rows: &[RunRow]) -> String {
             row.training_seconds.map_or_else(none, clock),
             clock(row.evaluation_seconds),
             row.peak_rss_mib.map_or_else(none, |mib| format!("{mib:.0}")),
-            row.reason.clone().unwrap_or_default(),
         ]
     }));
-    table(&lines)
+    let reasons = rows.iter().filter_map(|row| Some(format!("{}: {}\n", row.run, row.reason.as_ref()?)));
+    table(&lines) + &reasons.collect::<String>()
 }

@@ -10,13 +10,13 @@ use std::ops::Range;
 /// Colours that a style sheet has for series.
 const COLOURS: usize = 8;
 
-const WIDTH: u32 = 460;
+const WIDTH: u32 = 420;
 /// Of the plot with its axes.
 const HEIGHT: u32 = 270;
 /// Of a line of the legend.
-const LINE: u32 = 19;
+const LINE: u32 = 20;
 /// Characters of a legend's line.
-const LEGEND_CHARACTERS: usize = 66;
+const LEGEND_CHARACTERS: usize = 54;
 
 /// What is drawn is given these, which stand for classes of the style sheet, and are replaced by them.
 const TEXT: RGBColor = RGBColor(1, 1, 1);
@@ -96,7 +96,9 @@ impl Chart {
         let root = backend.into_drawing_area();
         let (plot, legend) = root.split_vertically(HEIGHT);
         let bands = || self.series.iter().flat_map(|series| &series.points);
-        let x = padded(bands().map(|band| band.x), 0.0);
+        // Points would lie on the axes; lines may begin there.
+        let has_lines = self.series.iter().any(|series| series.mark != Mark::Points);
+        let x = padded(bands().map(|band| band.x), if has_lines { 0.0 } else { 0.06 });
         let y = bands().flat_map(|band| [band.low, band.high, band.mean]);
         let drawn = if self.logarithmic {
             let y = y.filter(|value| *value > 0.0);
@@ -120,7 +122,7 @@ impl Chart {
             .x_label_area_size(40)
             .y_label_area_size(62)
             .build_cartesian_2d(x, y)?;
-        let text = ("sans-serif", 15).into_font().color(&TEXT);
+        let text = ("sans-serif", 16).into_font().color(&TEXT);
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -162,7 +164,7 @@ impl Chart {
     }
 
     fn legend<'a>(&self, area: &Area<'a>) -> Result<(), DrawError<'a>> {
-        let text = ("sans-serif", 15).into_font().color(&TEXT);
+        let text = ("sans-serif", 16).into_font().color(&TEXT);
         for (row, series) in self.series.iter().enumerate() {
             let y = row as i32 * LINE as i32 + 8;
             if series.mark == Mark::Points {
@@ -170,7 +172,7 @@ impl Chart {
             } else {
                 area.draw(&PathElement::new(vec![(12, y), (34, y)], series.stroke().stroke_width(3)))?;
             }
-            area.draw(&Text::new(shortened(&series.label), (42, y - 6), text.clone()))?;
+            area.draw(&Text::new(shortened(&series.label), (42, y - 7), text.clone()))?;
         }
         Ok(())
     }

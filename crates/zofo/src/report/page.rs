@@ -7,7 +7,7 @@ use super::format::{duration, score, short};
 use super::group::{Group, varying_keys};
 use super::numbers;
 use super::panel::{Panel, panels};
-use super::run::Run;
+use super::run::{Run, RunState};
 use super::statistics::Sample;
 use minijinja::{AutoEscape, Environment, Value, context};
 use std::collections::BTreeSet;
@@ -64,8 +64,16 @@ impl Report {
         let panels: Result<Vec<Value>, ReportError> =
             self.panels.iter().enumerate().map(|panel| self.panel(panel)).collect();
         let problems = self.runs.iter().flat_map(|run| {
-            let reason = run.state.reason().map(|reason| format!("{}: {reason}", run.state.as_str()));
-            reason.into_iter().chain(run.problems.iter().cloned()).map(|problem| vec![run.name.clone(), problem])
+            let state = match &run.state {
+                RunState::Finished => None,
+                RunState::Unfinished => {
+                    Some("unfinished: it goes on, or was stopped, and has no results yet".to_owned())
+                }
+                RunState::Diverged(reason) | RunState::Failed(reason) => {
+                    Some(format!("{}: {reason}", run.state.as_str()))
+                }
+            };
+            state.into_iter().chain(run.problems.iter().cloned()).map(|problem| vec![run.name.clone(), problem])
         });
         let page = context! {
             title => &self.title,
@@ -84,7 +92,7 @@ impl Report {
 
     /// What there is, and what it cannot tell, in sentences.
     fn summary(&self) -> Vec<String> {
-        let finished = self.runs.iter().filter(|run| run.state.as_str() == "finished").count();
+        let finished = self.runs.iter().filter(|run| run.state == RunState::Finished).count();
         let mut sentences = vec![format!("{} runs, {finished} of them finished.", self.runs.len())];
         let groups = || self.panels.iter().flat_map(|panel| &panel.groups);
         let fewest = groups().map(|group| group.runs.len()).min().unwrap_or_default();
