@@ -183,16 +183,13 @@ impl Run {
         }
     }
 
-    /// Seconds of training before each evaluation: those up to the end of the step before it. Before the first step it is
-    /// what a warm start took.
+    /// Seconds of training before the evaluation after a step. Before the first step it is what a warm start took.
     pub fn seconds_at(&self, step: u64) -> Option<f64> {
         let after = self.steps.partition_point(|known| known.step <= step);
-        match after.checked_sub(1) {
-            Some(index) => self.steps[index].training_seconds,
-            None => {
-                let first = self.steps.first()?;
-                Some((first.training_seconds? - first.seconds?).max(0.0))
-            }
+        match (after.checked_sub(1), self.steps.first()) {
+            (Some(index), _) => self.steps[index].training_seconds,
+            (None, Some(first)) => Some((first.training_seconds? - first.seconds?).max(0.0)),
+            (None, None) => self.training_seconds,
         }
     }
 
