@@ -8,6 +8,8 @@ mod journal;
 mod merge;
 mod plan;
 mod replay;
+mod report;
+mod sweep;
 mod tasks;
 mod train;
 
@@ -19,6 +21,10 @@ use clap::Subcommand;
 pub enum Command {
     /// Fine-tune a model.
     Train(train::Arguments),
+    /// Do many runs: every combination of some settings.
+    Sweep(sweep::Arguments),
+    /// Compare runs, on one page.
+    Report(report::Arguments),
     /// Show what a training run would do and need, without starting it.
     Plan(plan::Arguments),
     /// Measure a model's accuracy on tasks.
@@ -56,6 +62,8 @@ impl Command {
     pub fn run(self) -> Result<Ended, Error> {
         match self {
             Self::Train(arguments) => return train::run(&arguments),
+            Self::Sweep(arguments) => return sweep::run(&arguments),
+            Self::Report(arguments) => report::run(&arguments),
             Self::Plan(arguments) => plan::run(&arguments),
             Self::Eval(arguments) => eval::run(&arguments),
             Self::Export(arguments) => export::run(&arguments),

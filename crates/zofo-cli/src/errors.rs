@@ -4,14 +4,17 @@ use std::error::Error as StdError;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write as _};
 use std::iter;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use zofo::bench::BenchError;
 use zofo::eval::GenerationError;
 use zofo::hf::HfError;
 use zofo::hf::hub::HubError;
 use zofo::peft::MergeError;
+use zofo::report::ReportError;
 use zofo::run::RunError;
 use zofo::run::config::ConfigError;
+use zofo::sweep::SweepError;
 use zofo::task::TaskError;
 use zofo::zo::journal::JournalError;
 
@@ -52,6 +55,30 @@ pub enum Error {
     /// MeZO cannot be measured by itself.
     #[error("the process that measures MeZO alone failed: {0}")]
     OwnProcess(String),
+    /// The sweep itself, not a run of it.
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
+    /// All runs of a sweep have ended, some without results.
+    #[error("{failed} of {of} runs failed: the table says why, and their logs are in {}", logs.display())]
+    RunsFailed {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        of: usize,
+        /// The folder of their logs.
+        logs: PathBuf,
+    },
+    /// A report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// A file that is asked for cannot be written.
+    #[error("cannot write {}", path.display())]
+    Output {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Ctrl-C cannot be caught.
     #[error("cannot prepare for Ctrl-C")]
     Signal(#[source] ctrlc::Error),
@@ -140,7 +167,21 @@ fn exit_code(error: &Error) -> u8 {
     match error {
         Error::Usage(_) => USAGE,
         Error::Input(_) | Error::Stdin(_) => INPUT,
-        Error::Stdout(_) | Error::Signal(_) | Error::OwnProcess(_) => OTHER,
+        Error::Stdout(_)
+        | Error::Signal(_)
+        | Error::OwnProcess(_)
+        | Error::RunsFailed { .. }
+        | Error::Output { .. } => OTHER,
+        Error::Sweep(error) => match error {
+            SweepError::Report(error) => report_exit_code(error),
+            SweepError::Read { .. }
+            | SweepError::File { .. }
+            | SweepError::Config { .. }
+            | SweepError::Changed { .. }
+            | SweepError::Foreign { .. } => USAGE,
+            _ => OTHER,
+        },
+        Error::Report(error) => report_exit_code(error),
         Error::Threads(_) => RESOURCES,
         Error::Run(error) => match error {
             RunError::Config(ConfigError::Write { .. }) => OTHER,
@@ -164,6 +205,14 @@ fn exit_code(error: &Error) -> u8 {
             RunError::Answers { source: GenerationError::Decode(_), .. } => INPUT,
             RunError::Busy { .. } | RunError::File(_) | RunError::Io { .. } => OTHER,
         },
+    }
+}
+
+/// Folders that a report is to be made of are its input.
+fn report_exit_code(error: &ReportError) -> u8 {
+    match error {
+        ReportError::NoRuns { .. } | ReportError::Read { .. } => INPUT,
+        _ => OTHER,
     }
 }
 
@@ -246,7 +295,6 @@ fn hint(error: &Error) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
 
     fn io_error(kind: ErrorKind) -> Error {
         let source = io::Error::new(kind, "the system says so");

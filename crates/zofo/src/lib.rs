@@ -4,7 +4,8 @@
 //! Where to look: [`train::bilevel`] is the algorithm; [`zo`] estimates slopes and moves the backbone; [`peft`] is the
 //! small block that is trained with exact gradients; [`model`] is the decoder; [`hf`] reads and writes Hugging Face files;
 //! [`data`] reads rows from files; [`task`] turns rows of data into token sequences; [`eval`] scores and generates;
-//! [`run`] is everything around a training run; [`mod@bench`] times it all.
+//! [`run`] is everything around a training run, [`sweep`] around many, and [`report`] shows what they measured;
+//! [`mod@bench`] times it all.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +15,9 @@ pub mod eval;
 pub mod hf;
 pub mod model;
 pub mod peft;
+pub mod report;
 pub mod run;
+pub mod sweep;
 pub mod task;
 pub mod train;
 pub mod zo;

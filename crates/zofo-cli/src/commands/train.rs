@@ -36,6 +36,9 @@ pub struct Arguments {
     /// Threads; takes the place of run.threads. The result does not depend on it.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
+    /// End as by Ctrl-C when standard input ends: `zofo sweep` holds the other end.
+    #[arg(long, hide = true)]
+    end_with_stdin: bool,
     #[command(flatten)]
     report: JsonArgument,
 }
@@ -47,7 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<Ended, Error> {
             let config = load(file, &arguments.set, arguments.threads)?;
             set_threads(config.run.threads.and_then(NonZeroUsize::new))?;
             let (folder, keep) = (config.run.output.clone(), config.run.keep);
-            train_in(&folder, keep, Start::New(Box::new(config)), &arguments.report)
+            train_in(&folder, keep, Start::New(Box::new(config)), arguments)
         }
         (None, Some(folder)) => {
             // How many threads there are has to be known before anything is computed. If the folder has no
@@ -56,7 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<Ended, Error> {
             let threads = stored.as_ref().and_then(|run| run.threads.and_then(NonZeroUsize::new));
             set_threads(arguments.threads.or(threads))?;
             let keep = stored.map_or(Keep::Best, |run| run.keep);
-            train_in(folder, keep, Start::Resume { folder, overlays: &arguments.set }, &arguments.report)
+            train_in(folder, keep, Start::Resume { folder, overlays: &arguments.set }, arguments)
         }
         (None, None) => Err(Error::Usage("give a configuration, or `--resume` and the folder of a run".to_owned())),
     }
@@ -69,9 +72,12 @@ pub(super) fn load(file: &Path, set: &[String], threads: Option<NonZeroUsize>) -
     Ok(Config::load(file, &overlays).map_err(RunError::from)?)
 }
 
-fn train_in(folder: &Path, keep: Keep, start: Start, report: &JsonArgument) -> Result<Ended, Error> {
+fn train_in(folder: &Path, keep: Keep, start: Start, arguments: &Arguments) -> Result<Ended, Error> {
     let messenger = Messenger::new();
-    let interrupted = interrupt::flag(&messenger, folder)?;
+    let interrupted = interrupt::flag(&messenger, format!("zofo train --resume {}", folder.display()))?;
+    if arguments.end_with_stdin {
+        interrupt::at_end_of_stdin(&interrupted);
+    }
     let mut progress = TrainingProgress::new(&messenger);
     let outcome = train(start, &mut progress, &interrupted);
     let summary = progress.finish();
@@ -89,7 +95,7 @@ fn train_in(folder: &Path, keep: Keep, start: Start, report: &JsonArgument) -> R
         Outcome::Finished => {}
     }
     if let Some(summary) = summary {
-        report.print(&summary, || describe(&summary, keep))?;
+        arguments.report.print(&summary, || describe(&summary, keep))?;
     }
     Ok(Ended::Done)
 }

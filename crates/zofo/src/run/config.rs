@@ -16,6 +16,7 @@ mod source;
 mod training;
 mod words;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -137,6 +138,21 @@ impl Config {
 
     fn choices(&self) -> Choices<'_> {
         Choices { method: &self.method, block: self.peft.kind }
+    }
+
+    /// The keys that a run of this method and block uses, with their values as TOML. Those that are not set and have no
+    /// default are not among them.
+    ///
+    /// # Errors
+    /// As [`Config::to_toml`].
+    pub fn settings(&self) -> Result<BTreeMap<String, String>, ConfigError> {
+        let table = toml::Table::try_from(self).map_err(|error| ConfigError::Write { reason: error.to_string() })?;
+        let used = KEYS.iter().filter(|key| key.applies(self.choices()));
+        let value = |key: &Key| {
+            let (section, name) = key.parts();
+            Some((key.name.to_owned(), table.get(section)?.get(name)?.to_string()))
+        };
+        Ok(used.filter_map(value).collect())
     }
 
     /// SHA-256, in hexadecimal, over the keys that determine what each step computes.

@@ -7,9 +7,12 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
-const CONFIG: &str = "config.toml";
+pub(crate) const CONFIG: &str = "config.toml";
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const SUMMARY: &str = "summary.json";
+pub(crate) const ENVIRONMENT: &str = "environment.json";
 /// Not the configuration, because that can be replaced.
-const LOCK: &str = ".lock";
+pub(crate) const LOCK: &str = ".lock";
 
 /// A run's folder, held by one process at a time.
 #[derive(Debug)]
@@ -117,7 +120,7 @@ impl RunFolder {
 
     /// One object per step and evaluation.
     pub fn metrics(&self) -> PathBuf {
-        self.path.join("metrics.jsonl")
+        self.path.join(METRICS)
     }
 
     /// All else that is needed to go on.
@@ -135,8 +138,13 @@ impl RunFolder {
         self.path.join("backbone")
     }
 
+    /// What it was computed with.
+    pub fn environment(&self) -> PathBuf {
+        self.path.join(ENVIRONMENT)
+    }
+
     /// The final figures.
     pub fn summary(&self) -> PathBuf {
-        self.path.join("summary.json")
+        self.path.join(SUMMARY)
     }
 }

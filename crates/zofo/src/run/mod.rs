@@ -1,16 +1,18 @@
 //! A run: what surrounds training.
 //!
 //! [`train`] starts or resumes one. Its folder holds, besides the results, all that is needed to go on after a crash:
-//! `config.toml`, `journal.zofo` (the updates of θ), `checkpoint.safetensors` (everything else) and `metrics.jsonl`.
+//! `config.toml`, `journal.zofo` (the updates of θ), `checkpoint.safetensors` (everything else) and `metrics.jsonl`;
+//! `environment.json` says what computed it.
 
 mod blocks;
 mod checkpoint;
 pub mod config;
 mod cost;
 mod data;
+mod environment;
 mod error;
 mod finish;
-mod folder;
+pub(crate) mod folder;
 mod inputs;
 mod judge;
 mod memory;
@@ -22,6 +24,7 @@ mod replay;
 mod session;
 mod snapshot;
 
+pub use environment::Environment;
 pub use error::{Place, RunError};
 pub use finish::{FinalScore, Summary};
 pub use folder::RunFolder;

@@ -7,6 +7,7 @@ mod step;
 use super::checkpoint::{self, Best, Blocks, Stage, State};
 use super::config::{Config, Keep, MethodName};
 use super::cost::Speed;
+use super::environment::EnvironmentFile;
 use super::error::RunError;
 use super::finish::{self, Kept, KeptBackbone};
 use super::folder::RunFolder;
@@ -91,6 +92,7 @@ pub fn train(start: Start, observer: &mut dyn Observer, interrupted: &AtomicBool
     let Some(mut session) = Session::open(&folder, &config, &inputs, observer, interrupted)? else {
         return Ok(Outcome::Interrupted);
     };
+    let _environment = EnvironmentFile::begin(&folder)?;
     observer.plan(&session.plan()?);
     if session.step > 0 || session.warm_steps > 0 {
         observer.note(&format!("resumed after step {}", session.step));
