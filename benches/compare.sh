@@ -6,7 +6,7 @@
 # MODEL is a model folder, a .gguf file or a model of the hub; DATA is a folder with sst2/train.jsonl and
 # sst2/validation.jsonl. PyTorch is installed into an environment of its own outside the checkout, ZOFO_TORCH_VENV (default:
 # ~/.cache/zofo/torch), unless it is there. ZOFO_BIN names a zofo that is built already. Use the machine for nothing else
-# meanwhile.
+# meanwhile. On a processor without bf16 products of its own, PyTorch's bf16 takes many minutes.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

@@ -96,6 +96,28 @@ impl Decoding {
     }
 }
 
+/// [`Decoding`], as reports tell it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "by")]
+pub enum DecodingReport {
+    /// The likeliest token.
+    Greedy,
+    /// Drawn from the likeliest tokens.
+    Nucleus { temperature: f64, top_p: f64, seed: u64 },
+    /// Beam search.
+    Beams { beams: NonZeroUsize },
+}
+
+impl From<&Decoding> for DecodingReport {
+    fn from(decoding: &Decoding) -> Self {
+        match (decoding.beams, decoding.sampling()) {
+            (Some(beams), _) => Self::Beams { beams },
+            (None, Sampling::Greedy) => Self::Greedy,
+            (None, Sampling::Nucleus { temperature, top_p, seed }) => Self::Nucleus { temperature, top_p, seed },
+        }
+    }
+}
+
 fn temperature(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
     if value.is_finite() && value >= 0.0 { Ok(value) } else { Err("expected a number from 0".to_owned()) }

@@ -117,6 +117,7 @@ fn eval_of_all_tasks_takes_those_that_have_a_folder_and_writes_answers() {
     let report = json_of(&workspace.zofo(&format!("{command} --json --predictions out.jsonl")).success());
     let [squad, sst2] = [0, 1].map(|task| &report["tasks"][task]);
     assert_eq!((&squad["task"], &sst2["task"]), (&"squad".into(), &"sst2".into()));
+    assert!(sst2.get("decoding").is_none());
     assert_eq!((&squad["metric"], &squad["examples"]), (&"f1".into(), &2.into()));
     assert!(squad.get("loss").is_none() && squad.get("score").is_none() && squad.get("accuracy").is_none());
     assert!(squad["measures"]["em"]["value"].is_number());
@@ -592,6 +593,14 @@ fn written_answers_are_drawn_or_searched_for_if_that_is_asked() {
     let drawn = written("--temperature 1.5 --top-p 0.9 --seed 1");
     assert_eq!(written("--temperature 1.5 --top-p 0.9 --seed 1"), drawn);
     assert_ne!(written("--temperature 1.5 --top-p 0.9 --seed 2"), drawn);
+    let told = |how: &str| {
+        let report = json_of(&workspace.zofo(&format!("eval --model {MODEL} --task squad --json {how}")).success());
+        report["tasks"][0]["decoding"].clone()
+    };
+    assert_eq!(told(""), serde_json::json!({ "by": "greedy" }));
+    assert_eq!(told("--beams 2"), serde_json::json!({ "by": "beams", "beams": 2 }));
+    let nucleus = serde_json::json!({ "by": "nucleus", "temperature": 1.5, "top_p": 1.0, "seed": 3 });
+    assert_eq!(told("--temperature 1.5 --seed 3"), nucleus);
     let both = workspace.zofo(&format!("eval --model {MODEL} --task squad --beams 2 --temperature 1"));
     assert_error(both, 2, &["--beams", "--temperature"]);
 

@@ -355,6 +355,7 @@ fn summarize(input: &TaskInput, outcome: &Outcome, arguments: &Arguments, elapse
         examples: input.len(),
         shots: arguments.shots,
         score: (task.kind() == Kind::Classification).then_some(arguments.score),
+        decoding: matches!(outcome, Outcome::Texts(_)).then(|| (&arguments.decoding).into()),
         metric: task.metric(),
         accuracy: measures.get("accuracy").map(|measure| measure.value),
         measures,

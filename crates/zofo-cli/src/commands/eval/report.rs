@@ -1,6 +1,7 @@
 //! What `zofo eval` prints.
 
 use super::Score;
+use crate::arguments::DecodingReport;
 use crate::output::table;
 use serde::Serialize;
 use zofo::eval::{CALIBRATION_ERROR, Evaluation, Measure, Measures, count_classes};
@@ -23,6 +24,9 @@ pub struct TaskReport {
     /// By what candidates were compared, if there were any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<Score>,
+    /// How answers were written, if they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoding: Option<DecodingReport>,
     /// The task's own measure.
     pub metric: Metric,
     #[serde(skip_serializing_if = "Option::is_none")]
