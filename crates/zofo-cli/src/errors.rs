@@ -203,7 +203,10 @@ fn exit_code(error: &Error) -> u8 {
             RunError::Journal(_) => INPUT,
             RunError::Diverged { .. } | RunError::Answers { source: GenerationError::NotFinite { .. }, .. } => DIVERGED,
             RunError::Answers { source: GenerationError::Decode(_), .. } => INPUT,
-            RunError::Busy { .. } | RunError::File(_) | RunError::Io { .. } => OTHER,
+            RunError::Answers { source: GenerationError::Stopped, .. }
+            | RunError::Busy { .. }
+            | RunError::File(_)
+            | RunError::Io { .. } => OTHER,
         },
     }
 }

@@ -19,7 +19,10 @@ const STEPS: &str = "--set run.max_steps=20 --set run.eval_every=4";
 
 /// What an uninterrupted run gives, and how long it takes.
 fn reference(settings: &str) -> (Results, Duration) {
-    let workspace = Workspace::new();
+    reference_in(&Workspace::new(), settings)
+}
+
+fn reference_in(workspace: &Workspace, settings: &str) -> (Results, Duration) {
     let start = Instant::now();
     workspace.zofo(&format!("train config.toml {settings}")).success();
     (workspace.results(), start.elapsed())
@@ -52,9 +55,14 @@ fn wait_until<T>(mut what: impl FnMut() -> Option<T>) -> T {
 
 /// Kills the run again and again, each time after a random part of the time that all of it takes; then lets it finish.
 fn kill_at_random(settings: &str) {
+    kill_at_random_in(Workspace::new, settings);
+}
+
+/// The same in a workspace of another kind.
+fn kill_at_random_in(new: fn() -> Workspace, settings: &str) {
     let settings = format!("{STEPS} {settings}");
-    let (expected, duration) = reference(&settings);
-    let workspace = Workspace::new();
+    let (expected, duration) = reference_in(&new(), &settings);
+    let workspace = new();
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
     let mut random = u64::from(seed) | 1;
     let mut delays = Vec::new();
@@ -109,9 +117,21 @@ fn killed_at_any_instant_whatever_the_method() {
         "--set method.name=first-order --set peft.dropout=0.2 --set run.lr_schedule=cosine",
         "--set method.name=two-stage --set method.first_stage_steps=9 --set outer.mask_elements=smallest",
         "--set method.name=full --set run.patience=2",
+        "--set method.name=mezo --set outer.objective=metric --set outer.eps=0.3",
     ] {
         kill_at_random(settings);
     }
+}
+
+#[test]
+fn killed_while_answers_are_written() {
+    let settings = "--set data.task=squad --set data.eval_examples=4 --set data.validation_examples=4";
+    kill_at_random_in(Workspace::with_questions, settings);
+}
+
+#[test]
+fn killed_while_conversations_train() {
+    kill_at_random_in(Workspace::with_conversations, "--set model.path=model --set data.task=chat");
 }
 
 /// Starts the run, and kills it as soon as `sign` appears in its folder.
@@ -239,6 +259,24 @@ fn ctrl_c_finishes_the_step_and_saves() {
 #[test]
 fn a_request_to_end_finishes_the_step_and_saves() {
     interrupted_and_resumed("--set model.dtype=bf16 --set outer.lr=1e-3", "-TERM");
+}
+
+#[test]
+fn ctrl_c_does_not_wait_for_an_evaluation() {
+    let settings = "--set data.task=squad --set data.eval_examples=4 --set run.eval_every=2";
+    let (expected, _) = reference_in(&Workspace::with_questions(), settings);
+    let workspace = Workspace::with_questions();
+    let errors = workspace.path("stderr");
+    let mut command = workspace.process(&format!("train config.toml {settings}"));
+    let mut child = command.stderr(fs::File::create(&errors).unwrap()).spawn().unwrap();
+    let steps = || workspace.events("run").iter().filter(|event| event["event"] == "step").count();
+    wait_until(|| (workspace.path("run/metrics.jsonl").exists() && steps() == 2).then_some(()));
+    // The evaluation after step 2 is under way or about to be.
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(wait(&mut child).code(), Some(130));
+    assert_eq!(steps(), 2);
+    workspace.zofo("train --resume run").success();
+    workspace.results().assert_equal(&expected, settings);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{MODEL, Workspace, assert_error, content, json_of, stderr, stdout};
+use common::{CHAT_TEMPLATE, MODEL, Workspace, assert_error, content, conversation, json_of, stderr, stdout};
 use std::fs;
 use std::path::Path;
 
@@ -212,23 +212,9 @@ fn the_loss_is_what_the_configuration_says() {
 const LEARN: &str = "--set method.warm_start=200 --set inner.lr=0.02 --set method.keep=s --set peft.targets=all-linear \
                      --set peft.rank=8";
 
-/// Questions with one right answer, written as SQuAD's.
-fn questions(workspace: &Workspace) {
-    let row = |number: usize| {
-        let answers = serde_json::json!({ "text": ["the tide", "low water"] });
-        let question = format!("What at {number}?");
-        format!("{}\n", serde_json::json!({ "context": "It.", "question": question, "answers": answers }))
-    };
-    fs::create_dir(workspace.path("data/squad")).unwrap();
-    let rows = |numbers: std::ops::Range<usize>| numbers.map(row).collect::<String>();
-    fs::write(workspace.path("data/squad/train.jsonl"), rows(0..60)).unwrap();
-    fs::write(workspace.path("data/squad/validation.jsonl"), rows(60..72)).unwrap();
-}
-
 #[test]
 fn written_answers_are_trained_and_judged_by_their_words() {
-    let workspace = Workspace::new();
-    questions(&workspace);
+    let workspace = Workspace::with_questions();
     let train = "train config.toml --json --set data.task=squad";
     let summary = json_of(&workspace.zofo(&format!("{train} {LEARN}")).success());
     let scores = summary["scores"].as_array().unwrap();
@@ -253,23 +239,9 @@ fn written_answers_are_trained_and_judged_by_their_words() {
     assert!(!workspace.path("c").exists());
 }
 
-/// A chat template as of many models.
-const CHAT_TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
-                             {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-
-/// 40 conversations of two answers each, as `messages`.
+/// 40 conversations, a row each.
 fn conversations() -> String {
-    let row = |number: usize| {
-        let said = |role: &str, content: String| serde_json::json!({ "role": role, "content": content });
-        let messages = [
-            said("user", format!("Tide {number}?")),
-            said("assistant", "Low.".to_owned()),
-            said("user", "Now?".to_owned()),
-            said("assistant", "High.".to_owned()),
-        ];
-        format!("{}\n", serde_json::json!({ "id": number, "messages": messages }))
-    };
-    (0..40).map(row).collect()
+    (0..40).map(|number| format!("{}\n", conversation(number))).collect()
 }
 
 #[test]
@@ -343,6 +315,21 @@ fn a_model_without_a_chat_template_reads_alpaca_rows_only() {
     let refused = workspace.zofo(&format!("{eval} talk.jsonl --template alpaca"));
     assert_error(refused, 3, &["talk.jsonl:1: template \"alpaca\" is for rows with `instruction`"]);
     assert_error(workspace.zofo(&format!("{eval} alpaca.csv --template none")), 2, &["it has: prompt, last, alpaca"]);
+}
+
+#[test]
+fn sequences_are_as_long_as_is_asked_for_at_most() {
+    let workspace = Workspace::new();
+    let plan = |length: usize| {
+        json_of(&workspace.zofo(&format!("plan config.toml --json --set data.max_length={length}")).success())
+    };
+    let [whole, cut] = [1000, 40].map(plan);
+    // More than the model can read is not made possible.
+    assert!(whole["truncation"].as_str().unwrap().contains("context of 128 tokens"), "{whole}");
+    let told = cut["truncation"].as_str().unwrap();
+    assert!(told.contains("60 of 64 examples do not fit into the context of 40 tokens"), "{told}");
+    assert!(cut["peak_memory"].as_u64() < whole["peak_memory"].as_u64(), "{cut}");
+    assert_error(workspace.zofo("plan config.toml --set data.max_length=2"), 3, &["does not fit into a context of 2"]);
 }
 
 #[test]

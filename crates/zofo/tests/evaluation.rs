@@ -5,11 +5,12 @@
 use serde_json::Value;
 use std::fs;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use tokenizers::Tokenizer;
 use zofo::eval::{
-    AnswerEnd, Evaluation, Generation, Normalization, Sampling, Scoring, beam_search, evaluate, evaluate_by, generate,
-    generate_answers,
+    AnswerEnd, Author, Evaluation, Generation, Normalization, Sampling, Scoring, beam_search, evaluate, evaluate_by,
+    evaluate_under, generate, generate_answers,
 };
 use zofo::hf::{ModelFiles, WeightDtype};
 use zofo::model::Backbone;
@@ -17,6 +18,7 @@ use zofo::peft::Adapter;
 use zofo::task::{
     DataSplit, Dataset, EncodedCandidate, EncodedExample, Encoder, ModelLimits, Task, TemplateName, draw_demonstrations,
 };
+use zofo::zo::{BackboneDirection, Perturbation};
 
 /// Of a log-probability of a token. The reference computes in float64: over two hundred rows, f32 (whose steps at −8 are
 /// 5e-7) is off by up to 1.1e-5.
@@ -24,6 +26,11 @@ const TOLERANCE: f64 = 2e-5;
 
 /// What rounding does to a log-probability when sums are taken in another order.
 const ROUNDING: f32 = 1e-5;
+
+/// What never stops an evaluation.
+fn go_on(_: usize) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
 
 struct Model {
     backbone: Backbone,
@@ -215,11 +222,18 @@ fn answers_are_those_of_one_prompt_at_a_time() {
         for prompts in [prompts(""), prompts(long), prompts(long)[..1].to_vec()] {
             let end = AnswerEnd { tokens: &[model.end], texts: &[], max_new_tokens: 12 };
             let mut last = 0;
-            let answers =
-                generate_answers(&model.backbone, adapter, &model.tokenizer, &prompts, end, Sampling::Greedy, |done| {
-                    last = done
-                })
-                .unwrap();
+            let answers = generate_answers(
+                Author::new(&model.backbone, adapter),
+                &model.tokenizer,
+                &prompts,
+                end,
+                Sampling::Greedy,
+                |done| {
+                    last = done;
+                    go_on(done)
+                },
+            )
+            .unwrap();
             assert_eq!((answers.len(), last), (prompts.len(), prompts.len()));
             for (prompt, answer) in prompts.iter().zip(&answers) {
                 let new = one_by_one(&model, adapter, prompt, 12);
@@ -242,13 +256,12 @@ fn an_answer_ends_before_a_text_that_stops_it() {
     let stops = ["never to be seen".to_owned(), stop];
     let end = AnswerEnd { tokens: &[], texts: &stops, max_new_tokens: 10 };
     let answer = generate_answers(
-        &model.backbone,
-        None,
+        Author::new(&model.backbone, None),
         &model.tokenizer,
         std::slice::from_ref(&prompt),
         end,
         Sampling::Greedy,
-        |_| (),
+        go_on,
     )
     .unwrap();
     assert_eq!(answer[0].text, expected.trim());
@@ -256,7 +269,8 @@ fn an_answer_ends_before_a_text_that_stops_it() {
     // A token that ends an answer is not part of it.
     let end = AnswerEnd { tokens: &new[..1], texts: &[], max_new_tokens: 10 };
     let answer =
-        generate_answers(&model.backbone, None, &model.tokenizer, &[prompt], end, Sampling::Greedy, |_| ()).unwrap();
+        generate_answers(Author::new(&model.backbone, None), &model.tokenizer, &[prompt], end, Sampling::Greedy, go_on)
+            .unwrap();
     assert_eq!((answer[0].text.as_str(), answer[0].tokens), ("", 1));
 }
 
@@ -303,7 +317,8 @@ fn golden_beams_are_those_of_transformers() {
         // The same prompt twice, with another between: what a pass holds besides does not matter.
         let (prompt, other) = (ids(&case["prompt"]), vec![5, 6, 7, 8]);
         let prompts = [prompt.clone(), other, prompt];
-        let found = beam_search(&model.backbone, None, &model.tokenizer, &prompts, end, beams, |_| ()).unwrap();
+        let found =
+            beam_search(Author::new(&model.backbone, None), &model.tokenizer, &prompts, end, beams, go_on).unwrap();
         for place in [0, 2] {
             assert_eq!(found[place].tokens, ids(&case["tokens"]), "{case}");
             let (score, wanted) = (found[place].score, case["score"].as_f64().unwrap());
@@ -317,11 +332,12 @@ fn one_beam_is_greedy_and_drawn_answers_are_those_of_one_prompt_at_a_time() {
     let model = Model::open();
     let prompts: Vec<Vec<u32>> = vec![vec![5, 6, 7], vec![9, 10, 11, 12], vec![20]];
     let end = AnswerEnd { tokens: &[model.end], texts: &[], max_new_tokens: 9 };
-    let answers =
-        |sampling| generate_answers(&model.backbone, None, &model.tokenizer, &prompts, end, sampling, |_| ()).unwrap();
+    let answers = |sampling| {
+        generate_answers(Author::new(&model.backbone, None), &model.tokenizer, &prompts, end, sampling, go_on).unwrap()
+    };
     let greedy = answers(Sampling::Greedy);
     let one = NonZeroUsize::new(1).unwrap();
-    let found = beam_search(&model.backbone, None, &model.tokenizer, &prompts, end, one, |_| ()).unwrap();
+    let found = beam_search(Author::new(&model.backbone, None), &model.tokenizer, &prompts, end, one, go_on).unwrap();
     for (answer, found) in greedy.iter().zip(&found) {
         assert_eq!((&answer.text, answer.tokens), (&found.text, found.tokens.len()));
     }
@@ -333,4 +349,46 @@ fn one_beam_is_greedy_and_drawn_answers_are_those_of_one_prompt_at_a_time() {
     let request = Generation { prompt: &prompts[0], max_new_tokens: 9, stop: &[model.end], sampling: drawn(1) };
     let new = generate(&model.backbone, None, &request, |_| true).unwrap();
     assert_eq!(answers(drawn(1))[0].text, model.tokenizer.decode(&new, true).unwrap().trim());
+}
+
+/// Both sides of a perturbation, as a view of the weights and as weights.
+#[test]
+fn a_perturbation_answers_as_moved_weights_do() {
+    let model = Model::open();
+    let (direction, eps) = (BackboneDirection::Seeded(5), 0.05);
+    let pair = Perturbation::Pair { direction: direction.clone(), eps };
+    let moved = [eps, -eps].map(|scale| {
+        let mut moved = Model::open();
+        moved.backbone.descend(&direction, -scale);
+        moved
+    });
+    let prompts: Vec<Vec<u32>> = ["The keeper", "The keeper of the", "A tide table"]
+        .map(|text| model.tokenizer.encode(text, true).unwrap().get_ids().to_vec())
+        .to_vec();
+    let end = AnswerEnd { tokens: &[model.end], texts: &[], max_new_tokens: 12 };
+    let answers =
+        |author: Author| generate_answers(author, &model.tokenizer, &prompts, end, Sampling::Greedy, go_on).unwrap();
+    let untouched = answers(Author::new(&model.backbone, None));
+    for (perturbation, moved) in pair.by_sign().iter().zip(&moved) {
+        let written = answers(Author { backbone: &model.backbone, adapter: None, perturbation });
+        assert_eq!(written, answers(Author::new(&moved.backbone, None)));
+        assert_ne!(written, untouched);
+    }
+
+    let task = Task::load("sst2").unwrap();
+    let rows = reviews(6);
+    let data = dataset(&task, &rows.iter().collect::<Vec<_>>());
+    let encoder = Encoder::new(&task, &TemplateName::PROMPT, &model.tokenizer, model.limits).unwrap();
+    let examples = encoder.encode(&data.examples).unwrap().examples;
+    let few: Vec<&EncodedExample> = examples.iter().collect();
+    let signs = evaluate_under(&pair, &model.backbone, None, &few);
+    assert_eq!(signs.len(), 2);
+    for (sign, moved) in signs.iter().zip(&moved) {
+        let expected = evaluate(&moved.backbone, None, &examples, |_| ());
+        for (found, expected) in sign.examples.iter().zip(&expected.examples) {
+            let pairs = found.token_logprobs.concat().into_iter().zip(expected.token_logprobs.concat());
+            assert!(pairs.clone().all(|(found, expected)| (found - expected).abs() < ROUNDING), "{pairs:?}");
+        }
+    }
+    assert!((signs[0].loss() - signs[1].loss()).abs() > 1e-3);
 }

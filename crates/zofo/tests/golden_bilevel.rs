@@ -15,6 +15,7 @@ use zofo::peft::{Adapter, AdapterOptimizer};
 use zofo::run::config::Optimizer;
 use zofo::train::bilevel::Bilevel;
 use zofo::train::loss::{loss, loss_gradients, losses};
+use zofo::train::objective::Objective;
 use zofo::train::{Batches, Block, LearningRates, StepInput};
 use zofo::zo::Perturbation;
 use zofo::zo::estimator::Spsa;
@@ -63,25 +64,25 @@ fn golden_bilevel_losses_and_slope() {
         for (sign, key) in ["plus", "minus"].into_iter().enumerate() {
             check_parts(&mut report, &format!("{}: {key}", case.name()), &both[sign], &expected[key]);
             check_parts(&mut report, &format!("{}: {key}, alone", case.name()), &alone[sign], &expected[key]);
-            let objective = method.objective(&both[sign], 1.0);
+            let objective = method.penalized(&both[sign], 1.0);
             let tolerance = objective_tolerance(method.penalty);
             report.number("G", format!("{}: {key}", case.name()), objective, number(&expected[key], "G"), tolerance);
         }
 
-        let objective = method.objective(&center[0], 1.0);
+        let objective = method.penalized(&center[0], 1.0);
         let tolerance = objective_tolerance(method.penalty);
         report.number("G", case.name(), objective, number(&expected, "G"), tolerance);
         let slope = |method: &Bilevel| {
             let estimate = Spsa::two_sided(eps).slope(direction.clone(), |view| {
                 let parts = method.objective_parts(&b_f, &b_p);
                 let both = losses(&method.backbone, &parts, view);
-                [0, 1].map(|sign| method.objective(&both[sign], 1.0))
+                [0, 1].map(|sign| method.penalized(&both[sign], 1.0))
             });
             estimate.slope
         };
         let wanted = number(&expected, "projected_gradient");
         report.number("slope", case.name(), slope(&method), wanted, SLOPE);
-        let [plus, minus] = alone.map(|losses| method.objective(&losses, 1.0));
+        let [plus, minus] = alone.map(|losses| method.penalized(&losses, 1.0));
         let of_two_passes = (plus - minus) / (2.0 * f64::from(eps));
         report.number("slope", format!("{}: two passes", case.name()), of_two_passes, wanted, SLOPE);
         method.penalty = LARGE_PENALTY;
@@ -108,7 +109,7 @@ fn golden_bilevel_slopes_along_the_gradients_of_the_backbone() {
             let unit: Vec<f32> = gradient.iter().map(|&x| (f64::from(x) / length) as f32).collect();
             let estimate = Spsa::two_sided(GRADIENT_EPS).slope(along(&method.backbone, name, unit.into()), |view| {
                 let both = losses(&method.backbone, &parts, view);
-                [0, 1].map(|sign| method.objective(&both[sign], 1.0))
+                [0, 1].map(|sign| method.penalized(&both[sign], 1.0))
             });
             let place = format!("{}: {name}", case.name());
             report.number("slope along ∇_θ G", place, estimate.slope, length, SLOPE_OF_GRADIENT);
@@ -284,6 +285,7 @@ fn method(case: &Case, report: &mut Report) -> Option<Bilevel> {
         adapter: Block::new(adapter, Optimizer::Sgd),
         shadow: Block::new(shadow, Optimizer::Sgd),
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Sgd),
+        objective: Objective::Loss,
         spsa: Spsa::two_sided(number(&expected, "eps") as f32),
         penalty: number(&expected, "lambda"),
         penalty_normalized: false,

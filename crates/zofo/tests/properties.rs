@@ -16,6 +16,7 @@ use zofo::run::config::Optimizer;
 use zofo::task::{EncodedCandidate, EncodedExample, SplitMix64};
 use zofo::train::bilevel::Bilevel;
 use zofo::train::loss::{loss, loss_gradients, losses};
+use zofo::train::objective::Objective;
 use zofo::train::{Batches, Block, LearningRates, StepInput};
 use zofo::zo::estimator::Spsa;
 use zofo::zo::journal::Record;
@@ -337,6 +338,7 @@ fn bilevel(backbone: Backbone, adapter: Adapter, shadow: Adapter, inner_steps: u
         adapter: Block::new(adapter, Optimizer::AdamW),
         shadow: Block::new(shadow, Optimizer::AdamW),
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
+        objective: Objective::Loss,
         spsa: Spsa::two_sided(1e-3),
         penalty: 1e4,
         penalty_normalized: false,

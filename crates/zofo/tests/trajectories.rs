@@ -19,6 +19,7 @@ use zofo::train::bilevel::Bilevel;
 use zofo::train::loss::losses;
 use zofo::train::mezo::Mezo;
 use zofo::train::mezo_peft::MezoPeft;
+use zofo::train::objective::Objective;
 use zofo::train::{Batches, Block, LearningRates, StepInput, StepReport};
 use zofo::zo::estimator::{Sides, Spsa};
 use zofo::zo::optimizer::BackboneOptimizer;
@@ -48,6 +49,7 @@ fn follow(setting: &Setting, context: &str) {
         backbone,
         adapter: None,
         backbone_optimizer: BackboneUpdater::new(setting.optimizer).with_weight_decay(setting.decay),
+        objective: Objective::Loss,
         spsa: setting.spsa(),
         accumulate: 1,
     };
@@ -146,6 +148,7 @@ fn mezo_on_a_block_follows_the_reference() {
                 backbone: model.load(WeightDtype::F32),
                 adapter: Block::new(block.clone(), Optimizer::Adam),
                 rule: UpdaterState::new(optimizer),
+                objective: Objective::Loss,
                 spsa: setting.spsa(),
                 accumulate: 1,
             };
@@ -177,6 +180,7 @@ fn signs_move_every_value_of_a_block_equally_far() {
         backbone: model.load(WeightDtype::F32),
         adapter: Block::new(model.adapter(1), Optimizer::Adam),
         rule: UpdaterState::new(BackboneOptimizer::Sign),
+        objective: Objective::Loss,
         spsa: Spsa::two_sided(EPS as f32),
         accumulate: 2,
     };
@@ -277,6 +281,7 @@ fn bilevel(model: &RandomModel) -> Bilevel {
         adapter: Block::new(model.adapter(1), Optimizer::Sgd),
         shadow: Block::new(model.adapter(2), Optimizer::Sgd),
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Sgd),
+        objective: Objective::Loss,
         spsa: Spsa::two_sided(EPS as f32),
         penalty: 2.0,
         penalty_normalized: false,

@@ -15,11 +15,12 @@ use input::{Input, TaskInput};
 use report::{Report, TaskReport, describe};
 use serde::Serialize;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokenizers::Tokenizer;
 use zofo::eval::{
-    Answer, AnswerEnd, Evaluation, Hypothesis, Scoring, beam_search, evaluate, evaluate_by, generate_answers,
+    Answer, AnswerEnd, Author, Evaluation, Hypothesis, Scoring, beam_search, evaluate, evaluate_by, generate_answers,
     measure_choices, measure_conversations, measure_texts, write_predictions,
 };
 use zofo::model::Backbone;
@@ -283,7 +284,7 @@ fn evaluate_task(
     }
     let start = Instant::now();
     let examples = input.len();
-    let progress = |done| display.count(task.name(), done, examples, &left(start.elapsed(), done, examples));
+    let mut progress = |done| display.count(task.name(), done, examples, &left(start.elapsed(), done, examples));
     let adapter = model.adapter.as_ref();
     let outcome = match &input.input {
         Input::Choices { examples, normalization, .. } => {
@@ -299,15 +300,19 @@ fn evaluate_task(
                 texts: &generation.stop,
                 max_new_tokens: generation.max_new_tokens,
             };
-            let (backbone, tokenizer) = (&model.backbone, model.tokenizer);
+            let (author, tokenizer) = (Author::new(&model.backbone, adapter), model.tokenizer);
+            let progress = |done| {
+                progress(done);
+                ControlFlow::Continue(())
+            };
             let answers = match arguments.decoding.beams {
                 None => {
                     let sampling = arguments.decoding.sampling();
-                    generate_answers(backbone, adapter, tokenizer, prompts, end, sampling, progress)
+                    generate_answers(author, tokenizer, prompts, end, sampling, progress)
                 }
                 Some(beams) => {
                     let answer = |Hypothesis { text, tokens, .. }: Hypothesis| Answer { text, tokens: tokens.len() };
-                    let found = beam_search(backbone, adapter, tokenizer, prompts, end, beams, progress);
+                    let found = beam_search(author, tokenizer, prompts, end, beams, progress);
                     found.map(|found| found.into_iter().map(answer).collect())
                 }
             };

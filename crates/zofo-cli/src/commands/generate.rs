@@ -13,10 +13,11 @@ use clap::Args;
 use prompt::{PromptText, check_length, encode, read};
 use serde::Serialize;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 use text_stream::TextStream;
-use zofo::eval::{AnswerEnd, Generation, beam_search, generate};
+use zofo::eval::{AnswerEnd, Author, Generation, beam_search, generate};
 use zofo::model::Backbone;
 use zofo::peft::Adapter;
 
@@ -130,7 +131,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         Some(beams) => {
             let end = AnswerEnd { tokens: stop, texts: &[], max_new_tokens };
             let prompts = std::slice::from_ref(&prompt);
-            let found = beam_search(&backbone, adapter.as_ref(), &tokenizer, prompts, end, beams, |_| ());
+            let author = Author::new(&backbone, adapter.as_ref());
+            let found = beam_search(author, &tokenizer, prompts, end, beams, |_| ControlFlow::Continue(()));
             found.map(|found| {
                 let best = found.into_iter().flat_map(|best| best.tokens).filter(|token| !stop.contains(token));
                 best.take_while(|&token| send(token)).collect()

@@ -22,6 +22,10 @@ pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../zofo/tests/gold
 /// An adapter of that model.
 pub const ADAPTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../zofo/tests/golden/tiny-gqa-tied/peft-lora/adapter");
 
+/// A chat template as of many models.
+pub const CHAT_TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+                                 {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
 /// Rows of `train.jsonl` and of `validation.jsonl`.
 const ROWS: [usize; 2] = [60, 12];
 
@@ -66,6 +70,33 @@ impl Workspace {
         );
         fs::write(folder.path().join("config.toml"), config).unwrap();
         Self { folder }
+    }
+
+    /// With data for `squad` besides: questions with one answer.
+    pub fn with_questions() -> Self {
+        let workspace = Self::new();
+        workspace.write_data("squad", |number| {
+            let answers = json!({ "text": ["the tide", "low water"] });
+            json!({ "context": "It.", "question": format!("What at {number}?"), "answers": answers })
+        });
+        workspace
+    }
+
+    /// With data for `chat` besides, and a copy of the model in `model` that has a chat template.
+    pub fn with_conversations() -> Self {
+        let workspace = Self::new();
+        fs::write(workspace.copy_of_model().join("chat_template.jinja"), CHAT_TEMPLATE).unwrap();
+        workspace.write_data("chat", conversation);
+        workspace
+    }
+
+    /// Rows for a task.
+    pub fn write_data(&self, task: &str, row: impl Fn(usize) -> Value) {
+        let data = self.path("data").join(task);
+        fs::create_dir_all(&data).unwrap();
+        let rows = |numbers: Range<usize>| numbers.map(|number| format!("{}\n", row(number))).collect::<String>();
+        fs::write(data.join("train.jsonl"), rows(0..ROWS[0])).unwrap();
+        fs::write(data.join("validation.jsonl"), rows(ROWS[0]..ROWS[0] + ROWS[1])).unwrap();
     }
 
     /// A path in the folder.
@@ -192,6 +223,18 @@ pub fn assert_error(assert: Assert, code: i32, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "expected \"{word}\" in\n{text}");
     }
+}
+
+/// A conversation of two answers, as `messages`.
+pub fn conversation(number: usize) -> Value {
+    let said = |role: &str, content: String| json!({ "role": role, "content": content });
+    let messages = [
+        said("user", format!("Tide {number}?")),
+        said("assistant", "Low.".to_owned()),
+        said("user", "Now?".to_owned()),
+        said("assistant", "High.".to_owned()),
+    ];
+    json!({ "id": number, "messages": messages })
 }
 
 /// Film reviews of a kind, of both labels in turn.

@@ -7,6 +7,7 @@ use crate::peft::{Adapter, AdapterConfig, AdapterError, LoraConfig, OptimizerKin
 use crate::task::{EncodedExample, Encoder, Example, ModelLimits, Task, TemplateName};
 use crate::train::bilevel::Bilevel;
 use crate::train::loss::losses;
+use crate::train::objective::Objective;
 use crate::train::{Batches, Block, LearningRates};
 use crate::zo::BackboneDirection;
 use crate::zo::estimator::{Estimate, Spsa};
@@ -87,6 +88,7 @@ pub fn bilevel(backbone: Backbone) -> Result<Bilevel, AdapterError> {
         adapter: Block::new(adapter.clone(), OptimizerKind::AdamW),
         shadow: Block::new(adapter, OptimizerKind::AdamW),
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
+        objective: Objective::Loss,
         spsa: Spsa::two_sided(EPS),
         penalty: 1e4,
         penalty_normalized: false,

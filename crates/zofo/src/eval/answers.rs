@@ -1,11 +1,11 @@
 //! Answers of generation tasks: many prompts at once, each until it says that it is done.
 
-use super::decoding::{Context, Decoding};
+use super::decoding::{Author, Context, Decoding};
 use super::generate::{GenerationError, Sampling, choose};
 use super::packing::{common_beginning_of_prompts, pack};
 use crate::model::Backbone;
-use crate::peft::Adapter;
 use crate::task::SplitMix64;
+use std::ops::ControlFlow;
 use tokenizers::Tokenizer;
 
 /// Tokens of prompts and answers that are evaluated at once, about. Bounds activations and keys and values.
@@ -43,21 +43,20 @@ struct Open {
 /// One answer per prompt, in their order, whose tokens are chosen by `sampling`: of greedy ones the likeliest, of equal
 /// ones the first; drawn ones depend on the seed and the place of the prompt alone. Every step is one pass over the weights
 /// for all prompts of a batch, and what all prompts begin with is computed once. `progress` is told how many answers are
-/// done.
+/// done, and says whether to go on.
 ///
 /// # Errors
 /// [`GenerationError`].
 pub fn generate_answers(
-    backbone: &Backbone,
-    adapter: Option<&Adapter>,
+    author: Author,
     tokenizer: &Tokenizer,
     prompts: &[Vec<u32>],
     end: AnswerEnd,
     sampling: Sampling,
-    mut progress: impl FnMut(usize),
+    mut progress: impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Answer>, GenerationError> {
-    let beginning = beginning(backbone, prompts);
-    let begun = Decoding::new(backbone, adapter, beginning);
+    let beginning = beginning(author.backbone, prompts);
+    let begun = Decoding::new(author, beginning);
     let sizes: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - beginning.len() + end.max_new_tokens).collect();
     let mut answers = vec![Answer { text: String::new(), tokens: 0 }; prompts.len()];
     let mut done = 0;
@@ -84,7 +83,9 @@ pub fn generate_answers(
                     None => left.push(answer),
                 }
             }
-            progress(done);
+            if progress(done).is_break() {
+                return Err(GenerationError::Stopped);
+            }
             open = left;
             logits = decoding.step(open.iter_mut().map(|answer| {
                 let last = answer.new[answer.new.len() - 1];

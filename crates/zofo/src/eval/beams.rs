@@ -1,12 +1,11 @@
 //! Beam search: the likeliest answers that a few sequences at a time can find.
 
 use super::answers::{AnswerEnd, TOKENS_PER_BATCH, beginning, finished};
-use super::decoding::{Context, Decoding};
+use super::decoding::{Author, Context, Decoding};
 use super::generate::{GenerationError, check_finite};
 use super::packing::pack;
-use crate::model::Backbone;
-use crate::peft::Adapter;
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use tokenizers::Tokenizer;
 
 /// An answer that a search found.
@@ -25,21 +24,21 @@ pub struct Hypothesis {
 /// This is what transformers' `generate(num_beams=beams, length_penalty=1.0, early_stopping=False)` gives: at every step
 /// the likeliest continuations of all beams are looked at; those that end are kept by the mean log-probability of their
 /// tokens, as many as there are beams; the best others go on; and the search ends when as many ended as there are beams and
-/// the mean of the best that goes on is not above that of the worst of them.
+/// the mean of the best that goes on is not above that of the worst of them. `progress` is told how many prompts are done,
+/// and says whether to go on.
 ///
 /// # Errors
 /// [`GenerationError`].
 pub fn beam_search(
-    backbone: &Backbone,
-    adapter: Option<&Adapter>,
+    author: Author,
     tokenizer: &Tokenizer,
     prompts: &[Vec<u32>],
     end: AnswerEnd,
     beams: NonZeroUsize,
-    mut progress: impl FnMut(usize),
+    mut progress: impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Hypothesis>, GenerationError> {
-    let beginning = beginning(backbone, prompts);
-    let begun = Decoding::new(backbone, adapter, beginning);
+    let beginning = beginning(author.backbone, prompts);
+    let begun = Decoding::new(author, beginning);
     let new = end.max_new_tokens * beams.get();
     let sizes: Vec<usize> = prompts.iter().map(|prompt| prompt.len() - beginning.len() + new).collect();
     let mut found =
@@ -64,7 +63,9 @@ pub fn beam_search(
                     None => open.push((index, search)),
                 }
             }
-            progress(done);
+            if progress(done).is_break() {
+                return Err(GenerationError::Stopped);
+            }
             searches = open;
             logits = decoding.step(searches.iter_mut().flat_map(|(_, search)| search.fed()));
         }

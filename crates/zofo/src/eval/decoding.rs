@@ -2,13 +2,39 @@
 
 use crate::model::{Backbone, Batch, KeyValueCache};
 use crate::peft::Adapter;
+use crate::zo::Perturbation;
 use burn::tensor::Tensor;
 use std::ops::Range;
 
-/// A backbone with an adapter, and the keys and values of the sequences that it continues.
+/// What writes text: θ, or what a perturbation of one sign makes of it, with an adapter.
+#[derive(Clone, Copy)]
+pub struct Author<'a> {
+    /// θ.
+    pub backbone: &'a Backbone,
+    /// A block with it.
+    pub adapter: Option<&'a Adapter>,
+    /// Under which θ is read.
+    pub perturbation: &'a Perturbation,
+}
+
+impl<'a> Author<'a> {
+    /// θ with an adapter.
+    pub fn new(backbone: &'a Backbone, adapter: Option<&'a Adapter>) -> Self {
+        Self { backbone, adapter, perturbation: &Perturbation::None }
+    }
+
+    fn next_logits(&self, ids: &[u32], cache: &mut KeyValueCache) -> Tensor<2> {
+        self.backbone.next_logits_under(self.perturbation, ids, self.adapter, cache)
+    }
+
+    fn extend(&self, batch: &Batch, cache: &mut KeyValueCache, last: &[usize]) -> Tensor<2> {
+        self.backbone.extend(self.perturbation, batch, self.adapter, cache, last)
+    }
+}
+
+/// Who writes, and the keys and values of the sequences that are continued.
 pub(super) struct Decoding<'a> {
-    backbone: &'a Backbone,
-    adapter: Option<&'a Adapter>,
+    author: Author<'a>,
     cache: KeyValueCache,
 }
 
@@ -49,9 +75,13 @@ impl Logits {
 
 impl<'a> Decoding<'a> {
     /// What `beginning` gives, with which all sequences begin. It may be empty.
-    pub(super) fn new(backbone: &'a Backbone, adapter: Option<&'a Adapter>, beginning: &[u32]) -> Self {
-        let cache = if beginning.is_empty() { KeyValueCache::default() } else { backbone.prefill(beginning, adapter) };
-        Self { backbone, adapter, cache }
+    pub(super) fn new(author: Author<'a>, beginning: &[u32]) -> Self {
+        let cache = if beginning.is_empty() {
+            KeyValueCache::default()
+        } else {
+            author.backbone.prefill(author.perturbation, beginning, author.adapter)
+        };
+        Self { author, cache }
     }
 
     /// The same beginning for other sequences.
@@ -61,11 +91,11 @@ impl<'a> Decoding<'a> {
 
     /// Feeds `prompts`, which follow the beginning; gives the context of each, and its logits after the last token.
     pub(super) fn start<'p>(&mut self, prompts: impl Iterator<Item = &'p [u32]>) -> (Vec<Context>, Logits) {
-        if self.backbone.config().keys_depend_on_length() {
+        if self.author.backbone.config().keys_depend_on_length() {
             // Keys of a short sequence are not those of a long one, so that sequences cannot share them.
             let start = |prompt| {
                 let mut cache = self.cache.clone();
-                let logits = self.backbone.next_logits(prompt, self.adapter, &mut cache);
+                let logits = self.author.next_logits(prompt, &mut cache);
                 (Context::Own(cache), logits)
             };
             let (contexts, rows): (_, Vec<_>) = prompts.map(start).unzip();
@@ -76,7 +106,7 @@ impl<'a> Decoding<'a> {
         let rows: Vec<Range<usize>> =
             prompts.map(|ids| batch.push_continuation(ids, past, std::iter::once(0..past).collect())).collect();
         let last: Vec<usize> = rows.iter().map(|own| own.end - 1).collect();
-        let logits = self.backbone.extend(&batch, self.adapter, &mut self.cache, &last);
+        let logits = self.author.extend(&batch, &mut self.cache, &last);
         // Without a beginning, the virtual tokens of the adapter came first.
         let shared = self.cache.len() - batch.tokens();
         let context = |own: Range<usize>| {
@@ -105,12 +135,12 @@ impl<'a> Decoding<'a> {
                     }
                     *position += 1;
                 }
-                Context::Own(cache) => alone.push(self.backbone.next_logits(&[token], self.adapter, cache)),
+                Context::Own(cache) => alone.push(self.author.next_logits(&[token], cache)),
             }
         }
         if batch.tokens() > 0 {
             let all: Vec<usize> = (0..batch.tokens()).collect();
-            alone.push(self.backbone.extend(&batch, self.adapter, &mut self.cache, &all));
+            alone.push(self.author.extend(&batch, &mut self.cache, &all));
         }
         Logits::new(&alone)
     }

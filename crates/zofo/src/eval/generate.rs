@@ -57,6 +57,9 @@ pub enum GenerationError {
         /// What was computed for it.
         logit: f32,
     },
+    /// Whoever watched its progress did not want it to go on.
+    #[error("the generation of text was stopped")]
+    Stopped,
     /// The tokenizer cannot decode what was generated.
     #[error("the tokenizer failed on generated tokens: {0}")]
     Decode(String),

@@ -7,6 +7,7 @@ use crate::peft::Adapter;
 use crate::task::{EncodedCandidate, EncodedExample};
 use crate::zo::Perturbation;
 use std::collections::HashMap;
+use std::convert::Infallible;
 
 /// Tokens that are evaluated at once, about: their activations should fit the caches. The result does not depend on it beyond
 /// rounding.
@@ -67,9 +68,28 @@ pub fn evaluate_by(
     adapter: Option<&Adapter>,
     examples: &[EncodedExample],
     normalization: &Normalization,
-    progress: impl FnMut(usize),
+    mut progress: impl FnMut(usize),
 ) -> Evaluation {
-    let (logprobs, mut tokens) = token_logprobs(backbone, adapter, examples, progress);
+    let Ok(evaluation) = try_evaluate(backbone, adapter, examples, normalization, |done| {
+        progress(done);
+        Ok::<(), Infallible>(())
+    });
+    evaluation
+}
+
+/// As [`evaluate_by`], until `progress` fails.
+///
+/// # Errors
+///
+/// That of `progress`.
+pub fn try_evaluate<E>(
+    backbone: &Backbone,
+    adapter: Option<&Adapter>,
+    examples: &[EncodedExample],
+    normalization: &Normalization,
+    progress: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Evaluation, E> {
+    let (logprobs, mut tokens) = token_logprobs(backbone, adapter, examples, progress)?;
     let nulls = match normalization {
         Normalization::Null(nulls) => {
             let (sums, fed) = sums_of_distinct(backbone, adapter, nulls);
@@ -87,7 +107,29 @@ pub fn evaluate_by(
         };
         Scored::new(logprobs.iter().enumerate().map(score).collect(), logprobs, example.golds.clone())
     });
-    Evaluation { examples: scored.collect(), tokens }
+    Ok(Evaluation { examples: scored.collect(), tokens })
+}
+
+/// As [`evaluate`], of a few examples in one pass: once per sign of a perturbation.
+pub fn evaluate_under(
+    perturbation: &Perturbation,
+    backbone: &Backbone,
+    adapter: Option<&Adapter>,
+    examples: &[&EncodedExample],
+) -> Vec<Evaluation> {
+    let (batch, ranges) = Batch::candidates(examples.iter().copied());
+    let nll = backbone.token_nll(&[Part { batch: &batch, adapter }], perturbation);
+    let nll: Vec<f32> = nll.into_data().iter::<f32>().collect();
+    let of_sign = |nll: &[f32]| {
+        let scored = examples.iter().zip(&ranges).map(|(example, ranges)| {
+            let logprobs = ranges.iter().map(|range| nll[range.clone()].iter().map(|x| -x).collect());
+            let logprobs: Vec<Vec<f32>> = logprobs.collect();
+            let scores = logprobs.iter().map(|tokens| sum(tokens) / tokens.len() as f64).collect();
+            Scored::new(scores, logprobs, example.golds.clone())
+        });
+        Evaluation { examples: scored.collect(), tokens: batch.tokens() }
+    };
+    nll.chunks_exact(batch.labels.len()).map(of_sign).collect()
 }
 
 /// Sums in f64, by example and candidate, and the number of tokens that were fed. Examples that are alike, as null prompts
@@ -108,22 +150,25 @@ fn sums_of_distinct(
             })
         })
         .collect();
-    let (logprobs, tokens) = token_logprobs(backbone, adapter, &distinct, |_| ());
+    let Ok((logprobs, tokens)) = token_logprobs(backbone, adapter, &distinct, |_| Ok::<(), Infallible>(()));
     let sums: Vec<Vec<f64>> = logprobs.iter().map(|candidates| candidates.iter().map(|c| sum(c)).collect()).collect();
     (places.into_iter().map(|place| sums[place].clone()).collect(), tokens)
 }
 
-/// Log-probabilities of the answer tokens by example and candidate, and the number of tokens that were fed.
-fn token_logprobs(
+/// By example, candidate and token of the answer.
+type TokenLogprobs = Vec<Vec<Vec<f32>>>;
+
+/// Log-probabilities of the answer tokens, and the number of tokens that were fed.
+fn token_logprobs<E>(
     backbone: &Backbone,
     adapter: Option<&Adapter>,
     examples: &[EncodedExample],
-    mut progress: impl FnMut(usize),
-) -> (Vec<Vec<Vec<f32>>>, usize) {
+    mut progress: impl FnMut(usize) -> Result<(), E>,
+) -> Result<(TokenLogprobs, usize), E> {
     // Rows that see one key must then turn by one angle, which the longest of their sequences decides.
     let apart = backbone.config().keys_depend_on_length();
     let beginning = if apart { &[] } else { common_beginning(examples) };
-    let cache = (!beginning.is_empty()).then(|| backbone.prefill(beginning, adapter));
+    let cache = (!beginning.is_empty()).then(|| backbone.prefill(&Perturbation::None, beginning, adapter));
     let skipped = beginning.len();
     let virtual_tokens = cache.as_ref().map_or(0, |cache| cache.len() - skipped);
     let groups = if apart {
@@ -153,9 +198,9 @@ fn token_logprobs(
             logprobs[index] = ranges.into_iter().map(|range| nll[range].iter().map(|x| -x).collect()).collect();
         }
         done += group.len();
-        progress(done);
+        progress(done)?;
     }
-    (logprobs, tokens)
+    Ok((logprobs, tokens))
 }
 
 fn sum(tokens: &[f32]) -> f64 {

@@ -29,6 +29,8 @@ pub struct Batch {
     pub cached: Vec<Vec<Range<usize>>>,
     /// If not empty, the examples among whose candidates the loss compares; else it is a mean over all labels.
     pub choices: Vec<Choice>,
+    /// The examples that were drawn for it, as positions in their set; empty if it was not drawn from one.
+    pub drawn: Vec<usize>,
 }
 
 /// An example of which every candidate is in a batch.

@@ -74,14 +74,14 @@ impl Backbone {
     pub fn logits(&self, batch: &Batch, adapter: Option<&Adapter>) -> Tensor<2> {
         let rows = Rows::new(&[Part { batch, adapter }], &[]);
         let stream = self.stream(&rows, &Perturbation::None, Cache::Absent, |_| ());
-        self.head(select_rows(stream, rows.spans[0].tokens()))
+        self.head(select_rows(stream, rows.spans[0].tokens()), &Perturbation::None)
     }
 
     /// Logits `[n, vocabulary]` at the virtual tokens of prompt tuning.
     pub fn prompt_logits(&self, adapter: &Adapter) -> Tensor<2> {
         let batch = Batch::default();
         let rows = Rows::new(&[Part { batch: &batch, adapter: Some(adapter) }], &[]);
-        self.head(self.stream(&rows, &Perturbation::None, Cache::Absent, |_| ()))
+        self.head(self.stream(&rows, &Perturbation::None, Cache::Absent, |_| ()), &Perturbation::None)
     }
 
     /// Logits `[1, vocabulary]` after the last of `ids`, which follow what the cache holds.
@@ -89,35 +89,48 @@ impl Backbone {
     /// Where LongRoPE turns to its divisors for long sequences, what the cache holds is computed again with them, as
     /// transformers does for Phi-3. Keys under dynamic scaling stay as they were rotated, as in transformers too.
     pub fn next_logits(&self, ids: &[u32], adapter: Option<&Adapter>, cache: &mut KeyValueCache) -> Tensor<2> {
+        self.next_logits_under(&Perturbation::None, ids, adapter, cache)
+    }
+
+    /// As [`next_logits`](Self::next_logits) of what a perturbation of one sign makes of θ.
+    pub fn next_logits_under(
+        &self,
+        perturbation: &Perturbation,
+        ids: &[u32],
+        adapter: Option<&Adapter>,
+        cache: &mut KeyValueCache,
+    ) -> Tensor<2> {
         let (past, length) = (cache.len(), cache.len() + ids.len());
         if past > 0 && self.config().ropes.iter().any(|rope| rope.invalidates_keys(past, length)) {
             let all = [&cache.ids, ids].concat();
             *cache = KeyValueCache::default();
-            return self.next_logits(&all, adapter, cache);
+            return self.next_logits_under(perturbation, &all, adapter, cache);
         }
-        self.extend(&Batch::continuation(ids, cache.len()), adapter, cache, &[ids.len() - 1])
+        self.extend(perturbation, &Batch::continuation(ids, cache.len()), adapter, cache, &[ids.len() - 1])
     }
 
-    /// Logits `[last, vocabulary]` after the tokens `last` of a batch, whose rows follow what the cache holds.
+    /// Logits `[last, vocabulary]` after the tokens `last` of a batch, whose rows follow what the cache holds, of what a
+    /// perturbation of one sign makes of θ.
     pub fn extend(
         &self,
+        perturbation: &Perturbation,
         batch: &Batch,
         adapter: Option<&Adapter>,
         cache: &mut KeyValueCache,
         last: &[usize],
     ) -> Tensor<2> {
         let rows = Rows::new(&[Part { batch, adapter }], &cache.positions);
-        let stream = self.stream(&rows, &Perturbation::None, Cache::Extend(cache), |_| ());
+        let stream = self.stream(&rows, perturbation, Cache::Extend(cache), |_| ());
         let first = rows.spans[0].tokens().start;
-        self.head(select_rows(stream, last.iter().map(|token| first + token)))
+        self.head(select_rows(stream, last.iter().map(|token| first + token)), perturbation)
     }
 
-    /// The keys and values of the virtual tokens of an adapter and of `ids`.
-    pub fn prefill(&self, ids: &[u32], adapter: Option<&Adapter>) -> KeyValueCache {
+    /// The keys and values of the virtual tokens of an adapter and of `ids`, of what a perturbation of one sign makes of θ.
+    pub fn prefill(&self, perturbation: &Perturbation, ids: &[u32], adapter: Option<&Adapter>) -> KeyValueCache {
         let mut cache = KeyValueCache::default();
         let batch = Batch::continuation(ids, 0);
         let rows = Rows::new(&[Part { batch: &batch, adapter }], &[]);
-        self.stream(&rows, &Perturbation::None, Cache::Extend(&mut cache), |_| ());
+        self.stream(&rows, perturbation, Cache::Extend(&mut cache), |_| ());
         cache
     }
 
@@ -135,7 +148,7 @@ impl Backbone {
 
     /// Keys and values `[ids, kv_heads · head_dim]` of a sequence, as attention sees them: one pair per block.
     pub fn keys_and_values(&self, ids: &[u32]) -> Vec<(Tensor<2>, Tensor<2>)> {
-        self.prefill(ids, None).layers
+        self.prefill(&Perturbation::None, ids, None).layers
     }
 
     /// Embeddings `[ids, width]` of tokens, as a prompt's virtual tokens stand before them.
@@ -167,10 +180,10 @@ impl Backbone {
     }
 
     /// Logits of rows of the residual stream.
-    fn head(&self, stream: Tensor<2>) -> Tensor<2> {
+    fn head(&self, stream: Tensor<2>, perturbation: &Perturbation) -> Tensor<2> {
         let output = &self.config().output;
-        let (head, view) = self.read(&output.head, &Perturbation::None);
-        let logits = ops::project(self.output(stream, &Perturbation::None), head, view, self.compute());
+        let (head, view) = self.read(&output.head, perturbation);
+        let logits = ops::project(self.output(stream, perturbation), head, view, self.compute());
         match output.softcap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,

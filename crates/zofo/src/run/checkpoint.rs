@@ -19,7 +19,7 @@ use std::path::Path;
 /// Key of the state in the file's metadata.
 const STATE: &str = "zofo";
 /// Version of the file's content.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 /// Where the best evaluation was, and what it gave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

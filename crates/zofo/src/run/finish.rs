@@ -115,34 +115,28 @@ pub(super) fn finish(
     let examples = &inputs.evaluation;
     let mut scores = Vec::new();
     let step = kept.step;
-    let mut score = |name: &'static str, backbone: &Backbone, adapter: Option<&Adapter>| -> Result<(), RunError> {
-        let judged = Judged { what: name, loss: name, place: Place::Results(step), output: folder.path() };
+    // False if it was interrupted.
+    let mut score = |name: &'static str, backbone: &Backbone, adapter: Option<&Adapter>| -> Result<bool, RunError> {
+        let (place, output) = (Place::Results(step), folder.path());
+        let judged = Judged { what: name, loss: name, place, output, interrupted };
         let score = inputs.judge.score(backbone, adapter, examples, judged, observer)?;
-        scores.push(FinalScore { name, score, examples: examples.len() });
-        Ok(())
+        scores.extend(score.map(|score| FinalScore { name, score, examples: examples.len() }));
+        Ok(score.is_some())
     };
-    let stop = || interrupted.load(Ordering::SeqCst);
     let (p, s) = (kept.blocks.first(), kept.blocks.get(1));
     let moves_backbone = config.method.moves_backbone();
-    score("untouched model", &backbone, None)?;
-    if stop() {
+    let untouched = score("untouched model", &backbone, None)?;
+    if !untouched || p.is_some() && !score("(θ₀, p)", &backbone, p)? {
         return Ok(None);
-    }
-    if p.is_some() {
-        score("(θ₀, p)", &backbone, p)?;
     }
     if moves_backbone {
         if !bring_back(&mut backbone, &kept, folder, config, interrupted)? {
             return Ok(None);
         }
-        score(if p.is_some() { "(θ, p)" } else { "θ" }, &backbone, p)?;
-    }
-    if stop() {
-        return Ok(None);
-    }
-    // After this one, writing takes less time than doing all of it again.
-    if s.is_some() {
-        score("(θ, s)", &backbone, s)?;
+        let with_p = score(if p.is_some() { "(θ, p)" } else { "θ" }, &backbone, p)?;
+        if !with_p || s.is_some() && !score("(θ, s)", &backbone, s)? {
+            return Ok(None);
+        }
     }
 
     let mut written = (None, None);

@@ -1,10 +1,10 @@
 //! Model, task and data of a run, ready to be trained on.
 
 use super::blocks;
-use super::config::{Config, DataConfig, Loss, MethodName};
+use super::config::{Config, DataConfig, Loss, MethodName, ObjectiveKind};
 use super::data::{self, DataFiles, TrainingData};
 use super::error::RunError;
-use super::judge::{HeldOut, Judge};
+use super::judge::{EvaluationSet, Judge, MetricMeasure};
 use super::progress::Observer;
 use crate::hf::ModelFiles;
 use crate::hf::hub::{Hub, HubProgress, locate_model};
@@ -12,14 +12,16 @@ use crate::model::{Backbone, Batch};
 use crate::peft::AdapterConfig;
 use crate::task::chat::ChatEncoder;
 use crate::task::{
-    BatchSampler, Cursor, Dataset, Encoded, EncodedExample, EncodedPrompts, Encoder, Example, Kind, SkippedRows, Task,
-    TaskError, TruncationReport, draw_demonstrations,
+    BatchSampler, Cursor, Dataset, Encoded, EncodedExample, EncodedPrompts, Encoder, Example, Kind, Metric,
+    SkippedRows, Task, TaskError, TruncationReport, draw_demonstrations,
 };
 use crate::train::Batches;
+use crate::train::objective::Measure;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where the inputs of a run are.
@@ -57,15 +59,17 @@ pub struct Inputs {
     /// What p and s are; the model has room for them.
     pub block: AdapterConfig,
     /// D_p; of a method of one level all that trains.
-    pub inner: Vec<EncodedExample>,
+    pub inner: Arc<[EncodedExample]>,
     /// D_f; of a method of one level all that trains.
-    pub outer: Vec<EncodedExample>,
+    pub outer: Arc<[EncodedExample]>,
     /// Cut from the training rows; selects.
-    pub validation: HeldOut,
+    pub validation: EvaluationSet,
     /// Never selects.
-    pub evaluation: HeldOut,
+    pub evaluation: EvaluationSet,
     /// How good a model is on the last two.
-    pub(super) judge: Judge,
+    pub(super) judge: Arc<Judge>,
+    /// What takes the place of F where zeroth-order estimates do not descend the loss.
+    pub measure: Option<Arc<dyn Measure>>,
     /// What was cut to fit the model's context, over all four.
     pub truncation: TruncationReport,
     /// What should be known of the data.
@@ -88,11 +92,19 @@ impl Inputs {
         if config.method.loss == Loss::Candidates {
             located.task.expect_classification("method.loss = \"candidates\"")?;
         }
+        let by_metric = config.outer.objective == ObjectiveKind::Metric && config.method.has_estimates();
+        if by_metric && located.task.metric() == Metric::Perplexity {
+            return Err(RunError::Conflict(format!(
+                "`outer.objective = \"metric\"` is for measures up to 1, and that of task \"{}\" is its perplexity: use \
+                 \"loss\"",
+                located.task.name()
+            )));
+        }
         let data = TrainingData::read(&config.data, &located.task, &located.data)?;
 
         // Only a method with a block gives positions to virtual tokens.
         let virtual_tokens = if config.method.has_block() { block.virtual_tokens() } else { 0 };
-        let limits = files.config().limits().after(virtual_tokens);
+        let limits = files.config().limits().at_most(config.data.max_length).after(virtual_tokens);
         let (task, template) = (&located.task, &config.data.template);
         let encoder = match task.kind() {
             Kind::Classification | Kind::Generation => {
@@ -115,7 +127,7 @@ impl Inputs {
         let mut train = |rows: Vec<&Example>| {
             let Encoded { examples, truncation } = encoder.encode(rows)?;
             truncations.push(truncation);
-            Ok::<_, RunError>(examples)
+            Ok::<Arc<[EncodedExample]>, RunError>(examples.into())
         };
         let (inner, outer) = match config.method.name {
             MethodName::Bilevel => (train(data.inner())?, train(data.outer())?),
@@ -124,10 +136,9 @@ impl Inputs {
                 (all.clone(), all)
             }
         };
-        let mut held_out = |rows: Vec<&Example>| {
-            let examples = train(rows.clone())?;
+        let mut questions = |rows: Vec<&Example>, examples: Arc<[EncodedExample]>| {
             let (Some(generation), RowEncoder::Task(encoder)) = (task.generation(), &encoder) else {
-                return Ok(HeldOut::choices(examples));
+                return Ok(EvaluationSet::choices(examples));
             };
             let EncodedPrompts { prompts, truncation } =
                 encoder.encode_prompts(rows.iter().copied(), generation.max_new_tokens)?;
@@ -135,12 +146,20 @@ impl Inputs {
                 let room = generation.max_new_tokens;
                 notes.push(format!("with room for written answers of {room} tokens, {truncation}"));
             }
-            Ok::<_, RunError>(HeldOut::questions(examples, prompts, rows))
+            Ok::<_, RunError>(EvaluationSet::questions(examples, prompts, rows))
         };
+        let mut held_out = |rows: Vec<&Example>| questions(rows.clone(), train(rows)?);
         let (validation, evaluation) = (held_out(data.validation())?, held_out(data.evaluation())?);
         let truncation = TruncationReport::sum(&truncations);
-        let judge = Judge::new(task, &tokenizer, files.eos_token_ids());
-        Ok(Self { files, block, inner, outer, validation, evaluation, judge, truncation, notes })
+        let judge = Arc::new(Judge::new(task, &tokenizer, files.eos_token_ids()));
+        let measure: Option<Arc<dyn Measure>> = match by_metric {
+            true => {
+                let rows = if config.method.name == MethodName::Bilevel { data.outer() } else { data.training() };
+                Some(Arc::new(MetricMeasure { judge: judge.clone(), set: questions(rows, outer.clone())? }))
+            }
+            false => None,
+        };
+        Ok(Self { files, block, inner, outer, validation, evaluation, judge, measure, truncation, notes })
     }
 
     /// The untouched θ, stored and computed with as configured.
@@ -235,11 +254,12 @@ impl<'a> RunBatches<'a> {
 /// The examples at `rows`, with the predictions that count in the loss.
 fn batch(loss: Loss, examples: &[EncodedExample], rows: &[usize]) -> Batch {
     let drawn = rows.iter().map(|&row| &examples[row]);
-    match loss {
+    let batch = match loss {
         Loss::Answer => Batch::answers(drawn.map(EncodedExample::gold_row)),
         Loss::All => Batch::whole(drawn.map(EncodedExample::gold_row)),
         Loss::Candidates => Batch::choices(drawn),
-    }
+    };
+    Batch { drawn: rows.to_vec(), ..batch }
 }
 
 impl Batches for RunBatches<'_> {

@@ -2,24 +2,34 @@
 
 use super::error::{Place, RunError};
 use super::progress::{Observer, Score};
-use crate::eval::{AnswerEnd, GenerationError, Sampling, count_classes, evaluate, generate_answers};
+use crate::eval::{
+    Answer, AnswerEnd, Author, Evaluation, GenerationError, Normalization, Sampling, count_classes, evaluate_under,
+    generate_answers, try_evaluate,
+};
 use crate::model::Backbone;
 use crate::peft::Adapter;
 use crate::task::metric::{exact_match, macro_f1, token_f1};
 use crate::task::{EncodedExample, Example, Generation, Metric, Task};
 use crate::train::finite;
+use crate::train::objective::{Evaluated, Measure};
+use crate::zo::Perturbation;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokenizers::Tokenizer;
 
-/// Examples that never train.
-pub struct HeldOut {
+/// Examples as they are judged.
+#[derive(Debug)]
+pub struct EvaluationSet {
     /// With their right answers, for the loss and for choosing among candidates.
-    pub examples: Vec<EncodedExample>,
+    pub examples: Arc<[EncodedExample]>,
     /// Where answers are written: as many questions. Else none.
     questions: Vec<Question>,
 }
 
 /// What a model is to write an answer to.
+#[derive(Debug)]
 struct Question {
     /// Its tokens.
     prompt: Vec<u32>,
@@ -27,15 +37,15 @@ struct Question {
     answers: Vec<String>,
 }
 
-impl HeldOut {
+impl EvaluationSet {
     /// Examples whose answers are chosen.
-    pub(super) fn choices(examples: Vec<EncodedExample>) -> Self {
+    pub(super) fn choices(examples: Arc<[EncodedExample]>) -> Self {
         Self { examples, questions: Vec::new() }
     }
 
     /// Examples whose answers are written: of every row its encoded form and its prompt alone.
     pub(super) fn questions<'a>(
-        examples: Vec<EncodedExample>,
+        examples: Arc<[EncodedExample]>,
         prompts: Vec<Vec<u32>>,
         rows: impl IntoIterator<Item = &'a Example>,
     ) -> Self {
@@ -55,13 +65,15 @@ impl HeldOut {
 }
 
 /// The measure of a task.
+#[derive(Debug)]
 pub(super) struct Judge {
     metric: Metric,
-    measure: Measure,
+    kind: Kind,
 }
 
 /// What [`Metric`] needs to be known.
-enum Measure {
+#[derive(Debug)]
+enum Kind {
     Accuracy,
     /// Of so many classes.
     MacroF1(usize),
@@ -74,6 +86,7 @@ enum Measure {
 }
 
 /// How answers are written.
+#[derive(Debug)]
 struct Writing {
     tokenizer: Tokenizer,
     end_of_text: Vec<u32>,
@@ -90,14 +103,16 @@ pub(super) struct Judged<'a> {
     pub(super) place: Place,
     /// The run's folder.
     pub(super) output: &'a Path,
+    /// Becomes true when the user does not want to wait any longer.
+    pub(super) interrupted: &'a AtomicBool,
 }
 
 impl Judge {
     /// The measure that `task` names, where a model writes answers until it gives one of the tokens `end_of_text`.
     pub(super) fn new(task: &Task, tokenizer: &Tokenizer, end_of_text: &[u32]) -> Self {
         let metric = task.metric();
-        let measure = match task.generation() {
-            Some(generation) => Measure::Answers {
+        let kind = match task.generation() {
+            Some(generation) => Kind::Answers {
                 writing: Box::new(Writing {
                     tokenizer: tokenizer.clone(),
                     end_of_text: end_of_text.to_vec(),
@@ -105,14 +120,14 @@ impl Judge {
                 }),
                 value: if metric == Metric::ExactMatch { exact_match_of } else { token_f1_of },
             },
-            None if metric == Metric::MacroF1 => Measure::MacroF1(task.classes().len()),
-            None if metric == Metric::Perplexity => Measure::Perplexity,
-            None => Measure::Accuracy,
+            None if metric == Metric::MacroF1 => Kind::MacroF1(task.classes().len()),
+            None if metric == Metric::Perplexity => Kind::Perplexity,
+            None => Kind::Accuracy,
         };
-        Self { metric, measure }
+        Self { metric, kind }
     }
 
-    /// Scores a backbone with an adapter. Answers are written greedily.
+    /// Scores a backbone with an adapter. Answers are written greedily. `None` if it was interrupted.
     ///
     /// # Errors
     ///
@@ -121,51 +136,112 @@ impl Judge {
         &self,
         backbone: &Backbone,
         adapter: Option<&Adapter>,
-        held_out: &HeldOut,
+        set: &EvaluationSet,
         judged: Judged,
         observer: &mut dyn Observer,
-    ) -> Result<Score, RunError> {
-        let Judged { what, loss, place, output } = judged;
-        let count = held_out.len();
-        let evaluation = evaluate(backbone, adapter, &held_out.examples, |done| observer.evaluating(what, done, count));
+    ) -> Result<Option<Score>, RunError> {
+        let Judged { what, loss, place, output, interrupted } = judged;
+        let count = set.len();
+        let stop = || interrupted.load(Ordering::SeqCst);
+        let evaluation = try_evaluate(backbone, adapter, &set.examples, &Normalization::Mean, |done| {
+            observer.evaluating(what, done, count);
+            if stop() { Err(()) } else { Ok(()) }
+        });
+        let Ok(evaluation) = evaluation else { return Ok(None) };
         let loss = finite(loss, evaluation.loss()).map_err(|source| RunError::Diverged {
             place,
             output: output.to_owned(),
             source,
             results: None,
         })?;
-        let value = match &self.measure {
-            Measure::Accuracy => evaluation.accuracy(),
-            Measure::MacroF1(classes) => macro_f1(&count_classes(&evaluation, *classes)),
-            Measure::Perplexity => loss.exp(),
-            Measure::Answers { writing, value } => {
+        let value = match &self.kind {
+            Kind::Answers { writing, value } => {
                 let what = format!("{what}, answers");
-                let progress = |done| observer.evaluating(&what, done, count);
-                let texts = writing.answers(backbone, adapter, &held_out.questions, progress);
-                let texts = texts.map_err(|source| RunError::Answers { place, source })?;
-                let values =
-                    texts.iter().zip(&held_out.questions).map(|(text, question)| value(text, &question.answers));
-                values.sum::<f64>() / count as f64
+                let progress = |done| {
+                    observer.evaluating(&what, done, count);
+                    if stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                };
+                let questions: Vec<&Question> = set.questions.iter().collect();
+                match writing.answers(Author::new(backbone, adapter), &questions, progress) {
+                    Ok(answers) => mean_value(&answers, &questions, *value),
+                    Err(GenerationError::Stopped) => return Ok(None),
+                    Err(source) => return Err(RunError::Answers { place, source }),
+                }
             }
+            Kind::Perplexity => loss.exp(),
+            Kind::Accuracy | Kind::MacroF1(_) => self.of_choices(&evaluation),
         };
-        Ok(Score { metric: self.metric, value, loss })
+        Ok(Some(Score { metric: self.metric, value, loss }))
+    }
+
+    /// The measure of chosen answers.
+    fn of_choices(&self, evaluation: &Evaluation) -> f64 {
+        match self.kind {
+            Kind::MacroF1(classes) => macro_f1(&count_classes(evaluation, classes)),
+            _ => evaluation.accuracy(),
+        }
+    }
+}
+
+/// 1 − a task's metric over the examples of a batch: what zeroth-order estimates can descend in place of the loss.
+#[derive(Debug)]
+pub(super) struct MetricMeasure {
+    pub(super) judge: Arc<Judge>,
+    /// The examples that batches are drawn from.
+    pub(super) set: EvaluationSet,
+}
+
+impl Measure for MetricMeasure {
+    fn of(&self, view: &Perturbation, backbone: &Backbone, adapter: Option<&Adapter>, drawn: &[usize]) -> Evaluated {
+        match &self.judge.kind {
+            Kind::Answers { writing, value } => {
+                let questions: Vec<&Question> = drawn.iter().map(|&example| &self.set.questions[example]).collect();
+                let mut all = Evaluated::default();
+                // Each side goes its own way from the first token in which they differ.
+                for perturbation in &view.by_sign() {
+                    let author = Author { backbone, adapter, perturbation };
+                    let answers = writing.answers(author, &questions, |_| ControlFlow::Continue(()));
+                    // Logits that are no numbers: the step is skipped.
+                    let Ok(answers) = answers else {
+                        all.values.push(f64::NAN);
+                        continue;
+                    };
+                    all.values.push(1.0 - mean_value(&answers, &questions, *value));
+                    all.tokens += questions.iter().map(|question| question.prompt.len()).sum::<usize>()
+                        + answers.iter().map(|answer| answer.tokens).sum::<usize>();
+                }
+                all
+            }
+            _ => {
+                let examples: Vec<&EncodedExample> = drawn.iter().map(|&example| &self.set.examples[example]).collect();
+                let signs = evaluate_under(view, backbone, adapter, &examples);
+                Evaluated {
+                    tokens: signs.iter().map(|evaluation| evaluation.tokens).sum(),
+                    values: signs.iter().map(|evaluation| 1.0 - self.judge.of_choices(evaluation)).collect(),
+                }
+            }
+        }
     }
 }
 
 impl Writing {
     fn answers(
         &self,
-        backbone: &Backbone,
-        adapter: Option<&Adapter>,
-        questions: &[Question],
-        progress: impl FnMut(usize),
-    ) -> Result<Vec<String>, GenerationError> {
+        author: Author,
+        questions: &[&Question],
+        progress: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<Answer>, GenerationError> {
         let prompts: Vec<Vec<u32>> = questions.iter().map(|question| question.prompt.clone()).collect();
         let Generation { stop, max_new_tokens } = &self.generation;
         let end = AnswerEnd { tokens: &self.end_of_text, texts: stop, max_new_tokens: *max_new_tokens };
-        let answers = generate_answers(backbone, adapter, &self.tokenizer, &prompts, end, Sampling::Greedy, progress)?;
-        Ok(answers.into_iter().map(|answer| answer.text).collect())
+        generate_answers(author, &self.tokenizer, &prompts, end, Sampling::Greedy, progress)
     }
+}
+
+/// The mean of what answers are worth.
+fn mean_value(answers: &[Answer], questions: &[&Question], value: fn(&str, &[String]) -> f64) -> f64 {
+    let values = answers.iter().zip(questions).map(|(answer, question)| value(&answer.text, &question.answers));
+    values.sum::<f64>() / questions.len() as f64
 }
 
 fn exact_match_of(text: &str, answers: &[String]) -> f64 {

@@ -12,6 +12,7 @@ use crate::train::first_order::FirstOrder;
 use crate::train::full::Full;
 use crate::train::mezo::Mezo;
 use crate::train::mezo_peft::MezoPeft;
+use crate::train::objective::Objective;
 use crate::train::two_stage::{FirstStage, TwoStage};
 use crate::train::{Block, Method};
 use crate::zo::estimator::{Sides, Spsa};
@@ -33,6 +34,7 @@ pub(super) fn new(config: &Config, inputs: &Inputs, backbone: Backbone) -> Resul
         backbone,
         adapter,
         backbone_optimizer: BackboneUpdater::new(outer.optimizer).with_weight_decay(outer.weight_decay),
+        objective: objective(inputs),
         spsa: spsa(outer),
         accumulate: outer_accumulate,
     };
@@ -45,6 +47,7 @@ pub(super) fn new(config: &Config, inputs: &Inputs, backbone: Backbone) -> Resul
                 adapter,
                 shadow: Block::new(shadow, config.inner.optimizer),
                 backbone_optimizer: BackboneUpdater::new(outer.optimizer).with_weight_decay(outer.weight_decay),
+                objective: objective(inputs),
                 spsa: spsa(outer),
                 penalty: config.method.penalty,
                 penalty_normalized: config.method.penalty_normalized,
@@ -56,7 +59,8 @@ pub(super) fn new(config: &Config, inputs: &Inputs, backbone: Backbone) -> Resul
         MethodName::Mezo if config.method.on == MezoTarget::Peft => {
             let adapter = block(&backbone, OptimizerKind::Adam)?;
             let rule = UpdaterState::new(outer.optimizer);
-            Method::MezoPeft(MezoPeft { backbone, adapter, rule, spsa: spsa(outer), accumulate: outer_accumulate })
+            let (objective, spsa) = (objective(inputs), spsa(outer));
+            Method::MezoPeft(MezoPeft { backbone, adapter, rule, objective, spsa, accumulate: outer_accumulate })
         }
         MethodName::Mezo => Method::Mezo(mezo(backbone, None)),
         MethodName::FirstOrder => {
@@ -77,6 +81,10 @@ pub(super) fn new(config: &Config, inputs: &Inputs, backbone: Backbone) -> Resul
         }
         MethodName::ZeroShot | MethodName::Icl => Method::Untrained(backbone),
     })
+}
+
+fn objective(inputs: &Inputs) -> Objective {
+    inputs.measure.clone().map_or(Objective::Loss, Objective::Measure)
 }
 
 fn spsa(outer: &OuterConfig) -> Spsa {

@@ -29,7 +29,7 @@ pub use error::{Place, RunError};
 pub use finish::{FinalScore, Summary};
 pub use folder::RunFolder;
 pub use inputs::Inputs;
-pub use judge::HeldOut;
+pub use judge::EvaluationSet;
 pub use plan::Plan;
 pub use progress::{BilevelRecord, EstimateRecord, EvaluationRecord, Observer, Score, StepRecord};
 pub use replay::{Replayed, replay};

@@ -290,6 +290,23 @@ mod tests {
     }
 
     #[test]
+    fn conversations_of_pyarrow() {
+        let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/rows"));
+        let files = files(golden, &["conversations.parquet"], 0, None);
+        let data = Dataset::read(&files, &Task::load("chat").unwrap(), DataSplit::Train, 0).unwrap();
+        let said = |example: &Example| -> Vec<(String, String)> {
+            let messages = example.messages().unwrap();
+            messages.iter().map(|message| (message.role.to_string(), message.content.clone())).collect()
+        };
+        let talk = |said: &[(&str, &str)]| -> Vec<(String, String)> {
+            said.iter().map(|(role, content)| (role.to_string(), content.to_string())).collect()
+        };
+        let first = talk(&[("system", "Be brief."), ("user", "Wo?"), ("assistant", "Là-bas.")]);
+        let second = [("user", "1 + 1?"), ("assistant", "2"), ("user", "Sure?"), ("assistant", "Yes.")];
+        assert_eq!(data.examples.iter().map(said).collect::<Vec<_>>(), [first, talk(&second)]);
+    }
+
+    #[test]
     fn bad_rows_are_tolerated_up_to_a_number() {
         let folder = tempfile::tempdir().unwrap();
         let content = format!("{GOOD}\n{{\n{GOOD}\n{{\"label\": 1}}\n[]\n");

@@ -103,6 +103,12 @@ pub struct ModelLimits {
 }
 
 impl ModelLimits {
+    /// With no longer sequences than this.
+    #[must_use]
+    pub fn at_most(self, length: Option<usize>) -> Self {
+        Self { context: length.map_or(self.context, |length| length.min(self.context)), ..self }
+    }
+
     /// What is left after the positions that the virtual tokens of a PEFT block take.
     #[must_use]
     pub fn after(self, virtual_tokens: usize) -> Self {

@@ -6,6 +6,7 @@
 
 use super::first_order::DescentStep;
 use super::loss::{mean_gradients, mean_losses};
+use super::objective::Objective;
 use super::step::{OuterLosses, finite, slopes, updates};
 use super::{Batches, Block, StepError, StepInput, StepReport};
 use crate::model::{Backbone, Batch, Part};
@@ -24,6 +25,8 @@ pub struct Bilevel {
     pub shadow: Block,
     /// Opt_θ.
     pub backbone_optimizer: BackboneUpdater,
+    /// What takes the place of F(θ,p;B_f) in the slope of θ, where it is not the loss.
+    pub objective: Objective,
     /// ε, and on which sides of θ losses are taken.
     pub spsa: Spsa,
     /// λ.
@@ -67,10 +70,15 @@ impl Bilevel {
         let mut perturbed = Vec::new();
         let estimates = self.spsa.slopes(&input.directions, |view| {
             let parts = drawn.iter().map(|[b_f, b_p]| self.objective_parts(b_f, b_p));
-            let signs = mean_losses(&self.backbone, parts, view);
-            let objectives = signs.iter().map(|abc| self.objective(abc, input.penalty_share)).collect::<Vec<f64>>();
-            perturbed.extend(signs);
-            objectives
+            let mut signs = mean_losses(&self.backbone, parts, view);
+            perturbed.extend(signs.clone());
+            if let Objective::Measure(_) = self.objective {
+                let b_f = drawn.iter().map(|[b_f, _]| b_f);
+                let upper = self.objective.of(view, &self.backbone, Some(&self.adapter.values), b_f);
+                report.tokens += upper.tokens;
+                signs.iter_mut().zip(upper.values).for_each(|(abc, value)| abc[0] = value);
+            }
+            signs.iter().map(|abc| self.penalized(abc, input.penalty_share)).collect::<Vec<f64>>()
         });
 
         let mean = |term: usize| perturbed.iter().map(|abc| abc[term]).sum::<f64>() / perturbed.len() as f64;
@@ -119,7 +127,7 @@ impl Bilevel {
     }
 
     /// G = a + λ(b − c), or that over 1 + λ, with this share of λ.
-    pub fn objective(&self, losses: &[f64], penalty_share: f64) -> f64 {
+    pub fn penalized(&self, losses: &[f64], penalty_share: f64) -> f64 {
         let [of_f, of_p] = self.weights(penalty_share);
         of_f * losses[0] + of_p * (losses[1] - losses[2])
     }

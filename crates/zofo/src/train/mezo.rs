@@ -1,11 +1,11 @@
 //! MeZO (Malladi et al., arXiv 2305.17333), Algorithm 1: θ by zeroth-order estimates alone.
 //!
-//! It is steps 3 and 4 of the bilevel method with G = F(θ; B).
+//! It is steps 3 and 4 of the bilevel method with G = F(θ; B), or with something else that can be evaluated.
 
-use super::loss::mean_losses;
+use super::objective::Objective;
 use super::step::{mean_objective, slopes, updates};
 use super::{Batches, Block, StepError, StepInput, StepReport};
-use crate::model::{Backbone, Batch, Part};
+use crate::model::{Backbone, Batch};
 use crate::zo::estimator::Spsa;
 use crate::zo::update::BackboneUpdater;
 use std::time::Instant;
@@ -18,9 +18,11 @@ pub struct Mezo {
     pub adapter: Option<Block>,
     /// Opt_θ.
     pub backbone_optimizer: BackboneUpdater,
-    /// ε, and on which sides of θ losses are taken.
+    /// What descends: F, as a rule.
+    pub objective: Objective,
+    /// ε, and on which sides of θ it is evaluated.
     pub spsa: Spsa,
-    /// Batches of a step, over which F is averaged.
+    /// Batches of a step, over which the objective is averaged.
     pub accumulate: usize,
 }
 
@@ -31,11 +33,11 @@ impl Mezo {
         let adapter = self.adapter.as_ref().map(|block| &block.values);
 
         // 1. g = (F(θ + εz; B) − F(θ − εz; B)) / 2ε, for every direction.
-        let mut evaluations = 0;
+        let mut tokens = 0;
         let estimates = self.spsa.slopes(&input.directions, |view| {
-            evaluations += view.signs();
-            let signs = mean_losses(&self.backbone, drawn.iter().map(|batch| [Part { batch, adapter }]), view);
-            signs.into_iter().flatten().collect::<Vec<f64>>()
+            let evaluated = self.objective.of(view, &self.backbone, adapter, drawn.iter());
+            tokens += evaluated.tokens;
+            evaluated.values
         });
 
         // 2. θ ← Opt_θ(θ, mean of g·z).
@@ -44,7 +46,7 @@ impl Mezo {
         let steps = self.backbone_optimizer.step(theta, &input.directions, &slopes(&estimates), rate)?;
         Ok(StepReport {
             loss: mean_objective(&estimates),
-            tokens: evaluations * drawn.iter().map(Batch::tokens).sum::<usize>(),
+            tokens,
             update_time: start.elapsed(),
             updates: updates(estimates, steps),
             ..StepReport::default()

@@ -3,10 +3,10 @@
 //! Blocks are small, so both sides of the block are made as copies, and ride on one pass over θ. An element of z depends
 //! on the seed, the tensor's name in PEFT's files and the element's index, as it does for θ.
 
-use super::loss::mean_losses;
+use super::objective::Objective;
 use super::step::{mean_objective, slopes, updates};
 use super::{Batches, Block, StepError, StepInput, StepReport};
-use crate::model::{Backbone, Batch, Part};
+use crate::model::{Backbone, Batch};
 use crate::peft::Adapter;
 use crate::zo::estimator::Spsa;
 use crate::zo::optimizer::Step;
@@ -23,9 +23,11 @@ pub struct MezoPeft {
     pub adapter: Block,
     /// What makes steps of slopes.
     pub rule: UpdaterState,
-    /// ε, and on which sides of p losses are taken.
+    /// What descends: F, as a rule.
+    pub objective: Objective,
+    /// ε, and on which sides of p it is evaluated.
     pub spsa: Spsa,
-    /// Batches of a step, over which F is averaged.
+    /// Batches of a step, over which the objective is averaged.
     pub accumulate: usize,
 }
 
@@ -35,12 +37,12 @@ impl MezoPeft {
         let drawn: Vec<Batch> = (0..self.accumulate).map(|_| batches.outer()).collect();
 
         // 1. g = (F(θ, p + εz; B) − F(θ, p − εz; B)) / 2ε, for every direction.
-        let mut evaluations = 0;
+        let mut tokens = 0;
         let estimates = self.spsa.slopes(&input.directions, |view| {
             let sides = sides(&self.adapter.values, view);
-            evaluations += sides.len();
-            let parts = |batch| sides.iter().map(|p| Part { batch, adapter: Some(p) }).collect::<Vec<_>>();
-            mean_losses(&self.backbone, drawn.iter().map(parts), &Perturbation::None).concat()
+            let evaluated = self.objective.of_blocks(&self.backbone, &sides, &drawn);
+            tokens += evaluated.tokens;
+            evaluated.values
         });
 
         // 2. p ← Opt_p(p, mean of g·z).
@@ -48,7 +50,7 @@ impl MezoPeft {
         let steps = self.descend(&input.directions, &slopes, input.rates.backbone)?;
         Ok(StepReport {
             loss: mean_objective(&estimates),
-            tokens: evaluations * drawn.iter().map(Batch::tokens).sum::<usize>(),
+            tokens,
             updates: updates(estimates, steps),
             ..StepReport::default()
         })

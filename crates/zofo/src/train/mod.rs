@@ -8,6 +8,7 @@ pub mod loss;
 mod method;
 pub mod mezo;
 pub mod mezo_peft;
+pub mod objective;
 mod step;
 pub mod two_stage;
 

@@ -88,6 +88,16 @@ impl Perturbation {
         }
     }
 
+    /// One view per sign.
+    pub fn by_sign(&self) -> Vec<Self> {
+        match self {
+            Self::Pair { direction, eps } => {
+                [*eps, -*eps].map(|scale| Self::One { direction: direction.clone(), scale }).to_vec()
+            }
+            Self::None | Self::One { .. } => vec![self.clone()],
+        }
+    }
+
     /// Plain values as this view has them, once per sign: for objectives that are not made of a backbone.
     pub fn sides_of(&self, name: &str, values: &[f32]) -> Vec<Vec<f32>> {
         let moved = |direction: &BackboneDirection, scale: f32| {

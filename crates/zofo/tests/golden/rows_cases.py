@@ -50,6 +50,11 @@ SCHEMA = pa.schema(
     ]
 )
 
+CONVERSATIONS = [
+    [("system", "Be brief."), ("user", "Wo?"), ("assistant", "Là-bas.")],
+    [("user", "1 + 1?"), ("assistant", "2"), ("user", "Sure?"), ("assistant", "Yes.")],
+]
+
 
 def main():
     OUT.mkdir(exist_ok=True)
@@ -63,6 +68,8 @@ def main():
     for codec in ["none", "snappy", "gzip", "zstd"]:
         pq.write_table(table, OUT / f"{codec}.parquet", compression=codec, row_group_size=3)
     pq.write_table(table.slice(0, 0), OUT / "empty.parquet")
+    messages = [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in CONVERSATIONS]
+    pq.write_table(pa.Table.from_pylist(messages), OUT / "conversations.parquet")
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS]
     (OUT / "expected.jsonl").write_text("".join(lines), encoding="utf-8")
 

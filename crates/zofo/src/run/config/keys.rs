@@ -113,6 +113,7 @@ pub(super) const KEYS: &[Key] = &[
     // It selects: a resumed run must compare its checkpoints by the same examples.
     Key::new("data.validation_examples", ALWAYS, Effect::Trajectory),
     Key::new("data.eval_examples", ALWAYS, Effect::None),
+    Key::new("data.max_length", ALWAYS, Effect::Trajectory),
     Key::new("data.inner_fraction", BILEVEL, Effect::Trajectory),
     Key::new("data.stratify", ALWAYS, Effect::Trajectory),
     Key::new("data.overlap", ALWAYS, Effect::Trajectory),
@@ -154,6 +155,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("outer.optimizer", ESTIMATES, Effect::Trajectory),
     Key::new("outer.lr", ESTIMATES, Effect::Trajectory),
     Key::new("outer.weight_decay", BACKBONE_ESTIMATES, Effect::Trajectory),
+    Key::new("outer.objective", ESTIMATES, Effect::Trajectory),
     Key::new("outer.eps", ESTIMATES, Effect::Trajectory),
     Key::new("outer.sides", ESTIMATES, Effect::Trajectory),
     Key::new("outer.directions", ESTIMATES, Effect::Trajectory),

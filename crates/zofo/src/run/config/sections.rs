@@ -80,6 +80,10 @@ pub struct DataConfig {
     /// Rows that are evaluated, from the first, and never select. At least 1. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_examples: Option<usize>,
+    /// Tokens of the longest sequence, where that is less than the model's context: what does not fit is cut as it is
+    /// there. At least 2. Default: the context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
     /// Share of the training rows that the inner level gets (D_p); the rest is the outer level's
     /// (D_f). Above 0, below 1. Default: 0.3333.
     pub inner_fraction: f64,
@@ -115,6 +119,7 @@ impl DataConfig {
             few_shot: reader.count("data.few_shot", 1)?,
             validation_examples: reader.count("data.validation_examples", 1)?.unwrap_or(200),
             eval_examples: reader.count("data.eval_examples", 1)?,
+            max_length: reader.count("data.max_length", 2)?,
             inner_fraction: reader.number("data.inner_fraction", Range::Fraction)?.unwrap_or(0.3333),
             stratify: reader.flag("data.stratify")?.unwrap_or(false),
             overlap: reader.choice("data.overlap")?.unwrap_or(Overlap::Drop),

@@ -29,6 +29,7 @@ train_examples = 300
 few_shot = 16
 validation_examples = 60
 eval_examples = 40
+max_length = 64
 inner_fraction = 0.5
 stratify = true
 overlap = "keep"
@@ -73,6 +74,7 @@ adapter_lr = 1e-5
 optimizer = "sign"
 lr = 3e-7
 weight_decay = 0.1
+objective = "metric"
 eps = 1e-4
 sides = 1
 directions = 3
@@ -129,6 +131,7 @@ fn defaults() {
             few_shot: None,
             validation_examples: 200,
             eval_examples: None,
+            max_length: None,
             inner_fraction: 0.3333,
             stratify: false,
             overlap: Overlap::Drop,
@@ -172,6 +175,7 @@ fn defaults() {
             optimizer: BackboneOptimizer::Rms,
             lr: 1e-6,
             weight_decay: 0.0,
+            objective: ObjectiveKind::Loss,
             eps: 1e-3,
             sides: 2,
             directions: 1,
@@ -412,7 +416,9 @@ fn values_out_of_range_are_refused() {
             assert!(message.contains(&format!("`{key}` must be an integer of at least 1, found ")), "{message}");
         }
     }
-    assert!(overlay_error("data.train_examples=1").contains("at least 2"));
+    for key in ["data.train_examples", "data.max_length"] {
+        assert!(overlay_error(&format!("{key}=1")).contains("at least 2"));
+    }
     for key in ["method.warm_start", "method.penalty_warmup", "run.lr_warmup"] {
         assert!(overlay_error(&format!("{key}=-1")).contains("at least 0"));
     }
@@ -583,6 +589,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "data.train_examples=301",
         "data.few_shot=17",
         "data.validation_examples=61",
+        "data.max_length=63",
         "data.inner_fraction=0.4",
         "data.stratify=false",
         "data.overlap=drop",
@@ -615,6 +622,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "outer.optimizer=rms",
         "outer.lr=4e-7",
         "outer.weight_decay=0.2",
+        "outer.objective=loss",
         "outer.eps=2e-4",
         "outer.sides=2",
         "outer.directions=4",
@@ -682,7 +690,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
 #[test]
 fn the_fingerprint_is_pinned() {
     let fingerprint = parse(MINIMAL, &[]).unwrap().fingerprint().unwrap();
-    assert_eq!(fingerprint, "0b18e405d4f538da27a543799a957fcd25fb4320548b79ab0206c5852e260bfa");
+    assert_eq!(fingerprint, "038e647818342750725586be72b52187cd4c65313384a7f835f9202b9e503f7f");
 }
 
 #[test]

@@ -5,7 +5,9 @@ use serde::Serialize;
 
 use super::error::ConfigError;
 use super::reader::{Range, Reader};
-use super::words::{ElementChoice, ElementDistribution, KeepAdapter, Loss, MethodName, MezoTarget, Optimizer};
+use super::words::{
+    ElementChoice, ElementDistribution, KeepAdapter, Loss, MethodName, MezoTarget, ObjectiveKind, Optimizer,
+};
 use crate::zo::optimizer::BackboneOptimizer;
 
 /// `[method]`: the algorithm.
@@ -150,6 +152,8 @@ pub struct OuterConfig {
     pub lr: f64,
     /// μ: each step first takes lr·μ·θ from θ. At least 0. Default: 0.
     pub weight_decay: f64,
+    /// What the estimates descend; of `bilevel`, what stands for F(θ,p;B_f). Default: loss.
+    pub objective: ObjectiveKind,
     /// ε, the distance from θ at which losses are taken, in units of the direction. Above
     /// 0. Default: 1e-3; on a block, 1e-2, as MeZO has it.
     pub eps: f64,
@@ -195,6 +199,7 @@ impl OuterConfig {
             optimizer: reader.choice("outer.optimizer")?.unwrap_or(BackboneOptimizer::Rms),
             lr: reader.number("outer.lr", Range::Positive)?.unwrap_or(default_lr),
             weight_decay: reader.number("outer.weight_decay", Range::NotNegative)?.unwrap_or(0.0),
+            objective: reader.choice("outer.objective")?.unwrap_or(ObjectiveKind::Loss),
             eps: reader.number("outer.eps", Range::Positive)?.unwrap_or(default_eps),
             sides: reader.count_up_to("outer.sides", 2)?.unwrap_or(2),
             directions: reader.count("outer.directions", 1)?.unwrap_or(1),

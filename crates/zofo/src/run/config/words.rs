@@ -87,6 +87,16 @@ choices! {
 }
 
 choices! {
+    /// What zeroth-order estimates descend.
+    pub enum ObjectiveKind {
+        /// F: `method.loss`.
+        Loss = "loss",
+        /// 1 − the task's metric over the batch, with answers as an evaluation has them.
+        Metric = "metric",
+    }
+}
+
+choices! {
     /// The kind of PEFT block.
     pub enum PeftKind {
         /// Low-rank additions to linear layers.

@@ -4,7 +4,7 @@ use super::Session;
 use crate::model::Part;
 use crate::peft::Adapter;
 use crate::run::checkpoint::Best;
-use crate::run::config::KeepAdapter;
+use crate::run::config::{KeepAdapter, ObjectiveKind};
 use crate::run::error::{Place, RunError};
 use crate::run::inputs::RunBatches;
 use crate::run::judge::Judged;
@@ -15,7 +15,7 @@ use crate::train::loss::losses;
 use crate::train::{Batches, Method};
 use crate::zo::Perturbation;
 use crate::zo::estimator::{loss_noise, noise_floor};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// Directions over which the rounding of a loss is measured.
@@ -35,18 +35,17 @@ impl Session<'_> {
         let blocks: Vec<Adapter> = self.method.blocks().into_iter().map(|block| block.values.clone()).collect();
         let mut scores = Vec::with_capacity(blocks.len());
         for ((what, loss), block) in WITH_BLOCKS.into_iter().zip(&blocks) {
-            scores.push(self.score(what, loss, Some(block), observer)?);
-            if interrupted.load(Ordering::SeqCst) {
-                return Ok(false);
-            }
+            let Some(score) = self.score(what, loss, Some(block), observer, interrupted)? else { return Ok(false) };
+            scores.push(score);
         }
         let backbone = match scores.is_empty() {
-            true => Some(self.score("validation", "F(θ) on the validation part", None, observer)?),
+            true => {
+                let score = self.score("validation", "F(θ) on the validation part", None, observer, interrupted)?;
+                let Some(score) = score else { return Ok(false) };
+                Some(score)
+            }
             false => None,
         };
-        if interrupted.load(Ordering::SeqCst) {
-            return Ok(false);
-        }
         let noise = self.measure_noise()?;
         let (p, s) = (scores.first().copied(), scores.get(1).copied());
         let kept = match self.config.method.keep {
@@ -102,15 +101,18 @@ impl Session<'_> {
         loss: &'static str,
         adapter: Option<&Adapter>,
         observer: &mut dyn Observer,
-    ) -> Result<Score, RunError> {
-        let judged = Judged { what, loss, place: Place::Validation(self.step), output: self.folder.path() };
+        interrupted: &AtomicBool,
+    ) -> Result<Option<Score>, RunError> {
+        let (place, output) = (Place::Validation(self.step), self.folder.path());
+        let judged = Judged { what, loss, place, output, interrupted };
         let (judge, examples) = (&self.inputs.judge, &self.inputs.validation);
         judge.score(self.method.backbone(), adapter, examples, judged, observer)
     }
 
-    /// δ of F(θ, p; B) on the first batch of estimates of the run, always the same one, if the method estimates slopes.
+    /// δ of F(θ, p; B) on the first batch of estimates of the run, always the same one, if the method estimates slopes of
+    /// F. Of a metric there is none: it changes in steps.
     fn measure_noise(&self) -> Result<Option<f64>, RunError> {
-        if !self.config.method.has_estimates() {
+        if !self.config.method.has_estimates() || self.config.outer.objective == ObjectiveKind::Metric {
             return Ok(None);
         }
         let batch = RunBatches::new(self.inputs, self.config)?.penalty();
