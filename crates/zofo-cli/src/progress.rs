@@ -182,7 +182,7 @@ mod tests {
         let mut record = StepRecord {
             step: 12,
             loss: 0.5,
-            bilevel: Some(BilevelRecord { a: 0.5, b: 0.75, c: 0.625, gap: 0.125, inner_loss: 0.5 }),
+            bilevel: Some(BilevelRecord { a: 0.5, b: 0.75, c: 0.625, gap: 0.125, inner_loss: 0.5, inner_cosine: None }),
             estimate: Some(EstimateRecord {
                 objective_plus: 1.0,
                 objective_minus: 1.0,

@@ -71,6 +71,21 @@ fn an_adapter_without_a_backbone_belongs_to_the_model_that_it_was_trained_on() {
 }
 
 #[test]
+fn the_course_of_inner_steps_is_told() {
+    let cosines = |settings: &str| -> Vec<Option<f64>> {
+        let workspace = Workspace::new();
+        train(&workspace, settings);
+        let events = workspace.events("run").into_iter().filter(|event| event["event"] == "step");
+        events.map(|event| event["inner_cosine"].as_f64()).collect()
+    };
+    // SGD with one batch again and again goes on in nearly the same direction; with a rate that is too large it turns back.
+    let same = "--set inner.optimizer=sgd --set data.train_examples=12 --set data.inner_fraction=0.34 --set method.inner_steps=4";
+    let on = cosines(&format!("{same} --set inner.lr=1e-4"));
+    assert!(on.iter().all(|cosine| cosine.unwrap() > 0.9), "{on:?}");
+    assert_eq!(cosines("--set method.inner_steps=1"), [None; 4]);
+}
+
+#[test]
 fn demonstrations_change_what_is_seen() {
     let loss = |settings: &str| {
         let workspace = Workspace::new();
@@ -199,6 +214,94 @@ fn a_plan_counts_the_passes_of_its_method() {
     assert!(full >= mezo + 12 * 34_528, "{full} bytes, {mezo} of mezo");
     let warned = stdout(&workspace.zofo("plan config.toml --set method.name=full").success());
     assert!(warned.contains("keeps gradients and two moments"), "{warned}");
+}
+
+#[test]
+fn a_probe_proposes_a_rate_and_a_distance() {
+    let workspace = Workspace::new();
+    let probe = |settings: &str| {
+        let plan = format!("plan config.toml --json --probe 12 --set outer.eps=1e-2 {settings}");
+        json_of(&workspace.zofo(&plan).success())["probe"].clone()
+    };
+    for settings in
+        ["--set method.name=mezo", "--set method.penalty=10", "--set method.name=mezo --set outer.optimizer=sgd"]
+    {
+        let found = probe(settings);
+        let number = |key: &str| found[key].as_f64().unwrap();
+        assert_eq!(found["directions"], 12);
+        assert!(number("slope") > 0.0 && number("noise_floor") > 0.0, "{found}");
+        assert!(number("noise_floor") < number("slope"), "{settings}: {found}");
+        assert!(number("proposed_eps") >= 1e-2, "{found}");
+        if let Some(proposed) = found["proposed_lr"].as_f64() {
+            let best = if settings.contains("sgd") { 1.0 } else { number("slope") } / number("curvature");
+            assert!((proposed - best / 2.0).abs() < 1e-9 * best, "{found}");
+        }
+        assert_eq!(probe(settings), found, "the same directions every time");
+    }
+    let text = stdout(&workspace.zofo("plan config.toml --probe 2 --set method.name=mezo").success());
+    assert!(
+        text.contains("per step") && text.contains("slopes      |g| = ") && text.contains("outer.eps   "),
+        "{text}"
+    );
+    assert!(!workspace.path("run").exists());
+    for settings in ["method.name=first-order", "method.name=mezo --set outer.objective=metric"] {
+        let refused = workspace.zofo(&format!("plan config.toml --probe 2 --set {settings}"));
+        assert_error(refused, 2, &["a probe is of slopes of a loss", "--probe"]);
+    }
+}
+
+#[test]
+fn a_conservative_step_never_raises_the_objective_of_its_batch() {
+    for settings in [
+        "--set method.name=mezo",
+        "--set method.penalty=10",
+        "--set method.name=two-stage --set method.first_stage_steps=1",
+    ] {
+        let workspace = Workspace::new();
+        let many = format!("{settings} --set outer.conservative=true --set outer.lr=0.3 --set run.max_steps=16");
+        train(&workspace, &many);
+        let events = workspace.events("run");
+        let steps = events.iter().filter(|event| event.get("slope").is_some());
+        // Steps of this size are too large for most directions.
+        let (made, left): (Vec<_>, Vec<_>) = steps.partition(|step| step.get("coefficient").is_some());
+        assert!(!left.is_empty(), "{settings}");
+        assert!(left.iter().all(|step| step["skipped"].as_str().unwrap().contains("neither side")), "{left:?}");
+        let journal = json_of(&workspace.zofo("journal run/journal.zofo --json").success());
+        assert_eq!(journal["records"].as_u64().unwrap(), made.len() as u64, "{journal}");
+    }
+    let workspace = Workspace::new();
+    for (settings, word) in [("outer.optimizer=adam", "adam"), ("outer.directions=2", "outer.directions above 1")] {
+        let refused = workspace.zofo(&format!("plan config.toml --set outer.conservative=true --set {settings}"));
+        assert_error(refused, 2, &["outer.conservative", word]);
+    }
+}
+
+#[test]
+fn the_distance_of_evaluations_goes_to_its_last_value() {
+    let workspace = Workspace::new();
+    // With a rate of nothing θ stays, so that what differs between steps is ε and the batch.
+    train(
+        &workspace,
+        "--set method.name=mezo --set outer.lr=1e-30 --set outer.eps=0.5 --set outer.eps_final=1e-5 --set run.max_steps=30",
+    );
+    let events = workspace.events("run");
+    let gaps: Vec<f64> = events
+        .iter()
+        .filter(|event| event["event"] == "step")
+        .map(|step| step["objective_plus"].as_f64().unwrap() - step["objective_minus"].as_f64().unwrap())
+        .collect();
+    let size = |gaps: &[f64]| gaps.iter().map(|gap| gap.abs()).sum::<f64>() / gaps.len() as f64;
+    assert!(size(&gaps[25..]) < 1e-2 * size(&gaps[..5]), "{gaps:?}");
+    let refused = workspace.zofo("plan config.toml --set outer.eps_final=1e-5 --set run.max_minutes=1");
+    refused.success();
+    let text =
+        std::fs::read_to_string(workspace.path("config.toml")).unwrap().replace("max_steps = 4", "max_minutes = 1");
+    std::fs::write(workspace.path("config.toml"), text).unwrap();
+    assert_error(
+        workspace.zofo("plan config.toml --set outer.eps_final=1e-5"),
+        2,
+        &["outer.eps_final", "run.max_steps"],
+    );
 }
 
 #[test]

@@ -287,6 +287,7 @@ fn method(case: &Case, report: &mut Report) -> Option<Bilevel> {
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Sgd),
         objective: Objective::Loss,
         spsa: Spsa::two_sided(number(&expected, "eps") as f32),
+        conservative: false,
         penalty: number(&expected, "lambda"),
         penalty_normalized: false,
         inner_steps: 0,

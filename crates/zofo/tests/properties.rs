@@ -340,6 +340,7 @@ fn bilevel(backbone: Backbone, adapter: Adapter, shadow: Adapter, inner_steps: u
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
         objective: Objective::Loss,
         spsa: Spsa::two_sided(1e-3),
+        conservative: false,
         penalty: 1e4,
         penalty_normalized: false,
         inner_steps,

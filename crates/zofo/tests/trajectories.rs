@@ -51,6 +51,7 @@ fn follow(setting: &Setting, context: &str) {
         backbone_optimizer: BackboneUpdater::new(setting.optimizer).with_weight_decay(setting.decay),
         objective: Objective::Loss,
         spsa: setting.spsa(),
+        conservative: false,
         accumulate: 1,
     };
     for step in 0..STEPS {
@@ -283,6 +284,7 @@ fn bilevel(model: &RandomModel) -> Bilevel {
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Sgd),
         objective: Objective::Loss,
         spsa: Spsa::two_sided(EPS as f32),
+        conservative: false,
         penalty: 2.0,
         penalty_normalized: false,
         inner_steps: 1,

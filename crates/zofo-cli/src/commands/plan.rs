@@ -5,16 +5,20 @@ use crate::arguments::{JsonArgument, path, set_threads};
 use crate::errors::Error;
 use crate::progress::{Messenger, TrainingProgress};
 use clap::Args;
+use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use zofo::run::{Plan, Probe};
 
 /// Arguments of `zofo plan`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 It opens the model and the data, and times a forward pass; nothing is written but the cache of a model of the hub.
+With --probe it also estimates slopes of the loss along some directions, and proposes outer.lr and outer.eps.
 
-Example:
-  zofo plan examples/sst2-bilevel.toml --set outer.batch_size=16")]
+Examples:
+  zofo plan examples/sst2-bilevel.toml --set outer.batch_size=16
+  zofo plan examples/sst2-mezo.toml --probe 16")]
 pub struct Arguments {
     /// The configuration: a TOML file.
     #[arg(value_parser = path())]
@@ -25,8 +29,21 @@ pub struct Arguments {
     /// Threads; takes the place of run.threads.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
+    /// Estimate slopes along so many directions, at least 2, as the first step would; a warm start and inner steps, if the
+    /// method has them, are done first.
+    #[arg(long, value_name = "DIRECTIONS", value_parser = clap::value_parser!(u32).range(2..))]
+    probe: Option<u32>,
     #[command(flatten)]
     report: JsonArgument,
+}
+
+/// A plan, with what a probe found.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    plan: Plan,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe: Option<Probe>,
 }
 
 /// Prints the plan of a run.
@@ -35,7 +52,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     set_threads(config.run.threads.and_then(NonZeroUsize::new))?;
     let mut progress = TrainingProgress::new(&Messenger::new());
     let plan = zofo::run::plan(&config, &mut progress);
+    let probe = |directions| zofo::run::probe(&config, directions as usize, &mut progress);
+    let probe = plan.as_ref().ok().and(arguments.probe).map(probe).transpose();
     progress.finish();
-    let plan = plan?;
-    arguments.report.print(&plan, || format!("{plan}\n"))
+    let report = Report { plan: plan?, probe: probe? };
+    arguments.report.print(&report, || match &report.probe {
+        Some(probe) => format!("{}\n{probe}\n", report.plan),
+        None => format!("{}\n", report.plan),
+    })
 }

@@ -90,6 +90,7 @@ pub fn bilevel(backbone: Backbone) -> Result<Bilevel, AdapterError> {
         backbone_optimizer: BackboneUpdater::new(BackboneOptimizer::Rms),
         objective: Objective::Loss,
         spsa: Spsa::two_sided(EPS),
+        conservative: false,
         penalty: 1e4,
         penalty_normalized: false,
         inner_steps: 0,

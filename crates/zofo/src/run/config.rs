@@ -86,7 +86,7 @@ impl Config {
         let peft = PeftConfig::read(&reader)?;
         let inner = InnerConfig::read(&reader, &method)?;
         let outer = OuterConfig::read(&reader, &method, &inner)?;
-        let run = RunConfig::read(&reader, &method)?;
+        let run = RunConfig::read(&reader, &method, outer.eps_final.is_some())?;
         let unused = unused_keys(KEYS, source.keys(), Choices { method: &method, block: peft.kind });
         Ok(Self { model, data, method, peft, inner, outer, run, unused })
     }
@@ -171,7 +171,9 @@ impl Config {
         for key in KEYS.iter().filter(|key| key.applies(self.choices())) {
             let counts = match key.effect {
                 Effect::Trajectory => true,
-                Effect::TrajectoryIfScheduled => self.run.lr_schedule != LrSchedule::Constant,
+                Effect::TrajectoryIfScheduled => {
+                    self.run.lr_schedule != LrSchedule::Constant || self.outer.eps_final.is_some()
+                }
                 Effect::None => false,
             };
             let (section, name) = key.parts();

@@ -66,7 +66,9 @@ impl StepCost {
             gradient_tokens: inner * of_inner as f64,
             forward_tokens: 0.0,
         };
-        let evaluations = of_outer * if outer.sides == 1 { outer.directions + 1 } else { 2 * outer.directions };
+        let of_slopes = if outer.sides == 1 { outer.directions + 1 } else { 2 * outer.directions };
+        let of_steps = if outer.conservative && method.estimates_backbone() { 3 } else { 0 };
+        let evaluations = of_outer * (of_slopes + of_steps);
         let estimated = |losses: usize, tokens: f64| Self {
             forward_passes: evaluations * losses,
             backward_passes: 0,

@@ -36,6 +36,7 @@ pub(super) fn new(config: &Config, inputs: &Inputs, backbone: Backbone) -> Resul
         backbone_optimizer: BackboneUpdater::new(outer.optimizer).with_weight_decay(outer.weight_decay),
         objective: objective(inputs),
         spsa: spsa(outer),
+        conservative: outer.conservative,
         accumulate: outer_accumulate,
     };
     Ok(match config.method.name {
@@ -49,6 +50,7 @@ pub(super) fn new(config: &Config, inputs: &Inputs, backbone: Backbone) -> Resul
                 backbone_optimizer: BackboneUpdater::new(outer.optimizer).with_weight_decay(outer.weight_decay),
                 objective: objective(inputs),
                 spsa: spsa(outer),
+                conservative: outer.conservative,
                 penalty: config.method.penalty,
                 penalty_normalized: config.method.penalty_normalized,
                 inner_steps: config.method.inner_steps,

@@ -64,6 +64,10 @@ pub struct BilevelRecord {
     pub gap: f64,
     /// F(θ,s;B) before the last inner step, under its dropout.
     pub inner_loss: f64,
+    /// The mean cosine of the angle between one update of s and the next, if there are two: near 1 while s goes one way,
+    /// below 0 while it goes back and forth.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inner_cosine: Option<f64>,
 }
 
 /// What an estimate along the first direction of a step gave.

@@ -15,6 +15,7 @@ use super::inputs::{Inputs, RunBatches, locate};
 use super::method;
 use super::metrics::Metrics;
 use super::plan::Plan;
+use super::probe::{self, Probe};
 use super::progress::Observer;
 use super::snapshot::{self, SnapshotKind, SnapshotReference};
 use crate::hf::WeightDtype;
@@ -147,6 +148,19 @@ pub fn plan(config: &Config, observer: &mut dyn Observer) -> Result<Plan, RunErr
     let method = method::new(config, &inputs, backbone)?;
     let speed = Speed::measure(config, &method, &mut batches);
     Ok(Plan::new(config, &inputs, &method, speed)?)
+}
+
+/// A [probe](Probe) of a run that is not started, along so many directions, at least 2.
+///
+/// # Errors
+///
+/// Those of [`plan`]; and if the method estimates no slopes of a loss with respect to θ.
+pub fn probe(config: &Config, directions: usize, observer: &mut dyn Observer) -> Result<Probe, RunError> {
+    let mut config = config.clone();
+    let located = locate(&mut config, observer, &AtomicBool::new(false))?;
+    let inputs = Inputs::open(&config, &located)?;
+    check(&config, &inputs)?;
+    probe::probe(&config, &inputs, directions)
 }
 
 fn check(config: &Config, inputs: &Inputs) -> Result<(), RunError> {

@@ -8,12 +8,24 @@ use super::first_order::DescentStep;
 use super::loss::{mean_gradients, mean_losses};
 use super::objective::Objective;
 use super::step::{OuterLosses, finite, slopes, updates};
+use super::turns::Turns;
 use super::{Batches, Block, StepError, StepInput, StepReport};
 use crate::model::{Backbone, Batch, Part};
 use crate::task::SplitMix64;
+use crate::zo::Perturbation;
 use crate::zo::estimator::Spsa;
 use crate::zo::update::BackboneUpdater;
 use std::time::Instant;
+
+/// What an evaluation under a view gave, by sign.
+struct Signs {
+    /// a, b and c.
+    losses: Vec<Vec<f64>>,
+    /// G.
+    objectives: Vec<f64>,
+    /// Tokens that were fed.
+    tokens: usize,
+}
 
 /// The state of the algorithm.
 pub struct Bilevel {
@@ -29,6 +41,8 @@ pub struct Bilevel {
     pub objective: Objective,
     /// ε, and on which sides of θ losses are taken.
     pub spsa: Spsa,
+    /// Whether a step of θ is only made if it lowers G on its batches: [`BackboneUpdater::conserve`].
+    pub conservative: bool,
     /// λ.
     pub penalty: f64,
     /// Whether G is divided by 1 + λ.
@@ -50,13 +64,17 @@ impl Bilevel {
     /// code (`zo_forward` in Malladi et al.'s repository), where masks would only add noise to a difference.
     pub fn step(&mut self, input: &StepInput, batches: &mut impl Batches) -> Result<StepReport, StepError> {
         let mut report = StepReport::default();
+        let mut turns = Turns::default();
         // 1. T times: s ← Opt_s(s, ∇_s F(θ, s; B)), B from D_p.
         for t in 0..self.inner_steps {
             let seed = SplitMix64::keyed(input.dropout_seed, "s", t as u64).next_u64();
+            let before = self.shadow.values.clone();
             let (loss, tokens) = self.inner_step(batches, input.rates.shadow, seed)?;
+            turns.push(&before, &self.shadow.values);
             report.inner_losses.push(loss);
             report.tokens += tokens;
         }
+        report.inner_cosine = turns.mean();
 
         // 2. ∇_p [ F(θ, p; B_f) + λ F(θ, p; B_p) ]; the term in s does not depend on p.
         let drawn: Vec<[Batch; 2]> = (0..self.outer_accumulate).map(|_| [batches.outer(), batches.penalty()]).collect();
@@ -68,18 +86,21 @@ impl Bilevel {
 
         // 3. g = (G(θ + εz) − G(θ − εz)) / 2ε at (θ_k, p_k, s_{k+1}).
         let mut perturbed = Vec::new();
-        let estimates = self.spsa.slopes(&input.directions, |view| {
-            let parts = drawn.iter().map(|[b_f, b_p]| self.objective_parts(b_f, b_p));
-            let mut signs = mean_losses(&self.backbone, parts, view);
-            perturbed.extend(signs.clone());
-            if let Objective::Measure(_) = self.objective {
-                let b_f = drawn.iter().map(|[b_f, _]| b_f);
-                let upper = self.objective.of(view, &self.backbone, Some(&self.adapter.values), b_f);
-                report.tokens += upper.tokens;
-                signs.iter_mut().zip(upper.values).for_each(|(abc, value)| abc[0] = value);
-            }
-            signs.iter().map(|abc| self.penalized(abc, input.penalty_share)).collect::<Vec<f64>>()
+        let estimates = self.spsa.scaled(input.eps_share).slopes(&input.directions, |view| {
+            let signs = self.evaluate(view, &drawn, input.penalty_share);
+            perturbed.extend(signs.losses);
+            report.tokens += signs.tokens;
+            signs.objectives
         });
+        let (slopes, rate) = (slopes(&estimates), input.rates.backbone);
+        let mut steps = self.backbone_optimizer.propose(&input.directions, &slopes, rate)?;
+        if self.conservative {
+            steps[0] = BackboneUpdater::conserve(steps[0], &input.directions[0], |view| {
+                let signs = self.evaluate(view, &drawn, input.penalty_share);
+                report.tokens += signs.tokens;
+                signs.objectives
+            });
+        }
 
         let mean = |term: usize| perturbed.iter().map(|abc| abc[term]).sum::<f64>() / perturbed.len() as f64;
         let c = mean(2);
@@ -90,13 +111,10 @@ impl Bilevel {
         // 4. p ← Opt_p(p, its gradient);  θ ← Opt_θ(θ, g·z).
         self.adapter.step("p", "`outer.adapter_lr`", gradients, input.rates.adapter)?;
         let start = Instant::now();
-        let (theta, rate) = (&mut self.backbone, input.rates.backbone);
-        let steps = self.backbone_optimizer.step(theta, &input.directions, &slopes(&estimates), rate)?;
+        self.backbone_optimizer.apply(&mut self.backbone, &input.directions, &slopes, &steps, rate);
         report.update_time = start.elapsed();
 
-        let tokens = |[b_f, b_p]: &[Batch; 2]| [b_f.tokens() + b_p.tokens(), b_f.tokens() + 2 * b_p.tokens()];
-        let [once, each] = drawn.iter().map(tokens).fold([0, 0], |sum, own| [sum[0] + own[0], sum[1] + own[1]]);
-        report.tokens += once + perturbed.len() * each;
+        report.tokens += drawn.iter().flatten().map(Batch::tokens).sum::<usize>();
         (report.loss, report.outer) = (a, Some(OuterLosses { a, b, c }));
         report.updates = updates(estimates, steps);
         Ok(report)
@@ -118,6 +136,23 @@ impl Bilevel {
     /// p ← s.
     pub fn copy_shadow(&mut self) {
         self.adapter.values = self.shadow.values.clone();
+    }
+
+    /// The terms of G, and G, at every sign of a view.
+    fn evaluate(&self, view: &Perturbation, drawn: &[[Batch; 2]], penalty_share: f64) -> Signs {
+        let parts = drawn.iter().map(|[b_f, b_p]| self.objective_parts(b_f, b_p));
+        let losses = mean_losses(&self.backbone, parts, view);
+        let tokens: usize = drawn.iter().map(|[b_f, b_p]| b_f.tokens() + 2 * b_p.tokens()).sum();
+        let mut signs = Signs { objectives: Vec::new(), tokens: view.signs() * tokens, losses };
+        let mut terms = signs.losses.clone();
+        if let Objective::Measure(_) = self.objective {
+            let b_f = drawn.iter().map(|[b_f, _]| b_f);
+            let upper = self.objective.of(view, &self.backbone, Some(&self.adapter.values), b_f);
+            signs.tokens += upper.tokens;
+            terms.iter_mut().zip(upper.values).for_each(|(terms, value)| terms[0] = value);
+        }
+        signs.objectives = terms.iter().map(|terms| self.penalized(terms, penalty_share)).collect();
+        signs
     }
 
     /// The rows of a, b and c: one pass over the weights serves all three.

@@ -6,6 +6,7 @@ use super::objective::Objective;
 use super::step::{mean_objective, slopes, updates};
 use super::{Batches, Block, StepError, StepInput, StepReport};
 use crate::model::{Backbone, Batch};
+use crate::zo::Perturbation;
 use crate::zo::estimator::Spsa;
 use crate::zo::update::BackboneUpdater;
 use std::time::Instant;
@@ -22,6 +23,8 @@ pub struct Mezo {
     pub objective: Objective,
     /// ε, and on which sides of θ it is evaluated.
     pub spsa: Spsa,
+    /// Whether a step is only made if it lowers the objective on its batch: [`BackboneUpdater::conserve`].
+    pub conservative: bool,
     /// Batches of a step, over which the objective is averaged.
     pub accumulate: usize,
 }
@@ -34,16 +37,21 @@ impl Mezo {
 
         // 1. g = (F(θ + εz; B) − F(θ − εz; B)) / 2ε, for every direction.
         let mut tokens = 0;
-        let estimates = self.spsa.slopes(&input.directions, |view| {
+        let mut objective = |view: &Perturbation| {
             let evaluated = self.objective.of(view, &self.backbone, adapter, drawn.iter());
             tokens += evaluated.tokens;
             evaluated.values
-        });
+        };
+        let estimates = self.spsa.scaled(input.eps_share).slopes(&input.directions, &mut objective);
 
         // 2. θ ← Opt_θ(θ, mean of g·z).
+        let (slopes, rate) = (slopes(&estimates), input.rates.backbone);
+        let mut steps = self.backbone_optimizer.propose(&input.directions, &slopes, rate)?;
+        if self.conservative {
+            steps[0] = BackboneUpdater::conserve(steps[0], &input.directions[0], &mut objective);
+        }
         let start = Instant::now();
-        let (theta, rate) = (&mut self.backbone, input.rates.backbone);
-        let steps = self.backbone_optimizer.step(theta, &input.directions, &slopes(&estimates), rate)?;
+        self.backbone_optimizer.apply(&mut self.backbone, &input.directions, &slopes, &steps, rate);
         Ok(StepReport {
             loss: mean_objective(&estimates),
             tokens,

@@ -38,7 +38,7 @@ impl MezoPeft {
 
         // 1. g = (F(θ, p + εz; B) − F(θ, p − εz; B)) / 2ε, for every direction.
         let mut tokens = 0;
-        let estimates = self.spsa.slopes(&input.directions, |view| {
+        let estimates = self.spsa.scaled(input.eps_share).slopes(&input.directions, |view| {
             let sides = sides(&self.adapter.values, view);
             let evaluated = self.objective.of_blocks(&self.backbone, &sides, &drawn);
             tokens += evaluated.tokens;

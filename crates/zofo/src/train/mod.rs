@@ -10,6 +10,7 @@ pub mod mezo;
 pub mod mezo_peft;
 pub mod objective;
 mod step;
+mod turns;
 pub mod two_stage;
 
 pub use block::Block;

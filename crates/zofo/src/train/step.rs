@@ -40,14 +40,24 @@ pub struct StepInput {
     pub rates: LearningRates,
     /// The share of λ that counts in this step.
     pub penalty_share: f64,
+    /// The share of ε that this step takes.
+    pub eps_share: f32,
     /// Where the masks of dropout come from.
     pub dropout_seed: u64,
 }
 
 impl StepInput {
-    /// A first step along these directions, with all of λ.
+    /// A first step along these directions, with all of λ and of ε.
     pub fn new(directions: Vec<BackboneDirection>, rates: LearningRates) -> Self {
-        Self { done: 0, trained: Duration::ZERO, directions, rates, penalty_share: 1.0, dropout_seed: 0 }
+        Self {
+            done: 0,
+            trained: Duration::ZERO,
+            directions,
+            rates,
+            penalty_share: 1.0,
+            eps_share: 1.0,
+            dropout_seed: 0,
+        }
     }
 }
 
@@ -58,6 +68,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Of the bilevel method: F(θ, s; B) before each of the T inner steps.
     pub inner_losses: Vec<f64>,
+    /// Of the bilevel method: the mean cosine of the angle between one update of s and the next.
+    pub inner_cosine: Option<f64>,
     /// Of the bilevel method: the parts of G.
     pub outer: Option<OuterLosses>,
     /// One per direction.

@@ -39,28 +39,20 @@ impl BackboneAdam {
         self.guard = guard;
     }
 
-    /// One step of θ for the mean of the estimates slope·z. Skips what the guard refuses.
+    /// Whether a step of these slopes is made: not if the guard refuses one of them.
     ///
     /// # Errors
     ///
     /// [`Diverged`] at the twentieth skipped step in a row.
-    pub(super) fn step(
-        &mut self,
-        backbone: &mut Backbone,
-        directions: &[BackboneDirection],
-        slopes: &[f32],
-        learning_rate: f32,
-        keep: f32,
-    ) -> Result<Vec<Step>, Diverged> {
+    pub(super) fn propose(&mut self, slopes: &[f32], learning_rate: f32) -> Result<Vec<Step>, Diverged> {
         let exact: Vec<f64> = slopes.iter().copied().map(f64::from).collect();
         if let Some(reason) = self.guard.admit(&exact)? {
             return Ok(vec![Step::Skip(reason); slopes.len()]);
         }
-        self.apply(backbone, directions, slopes, learning_rate, keep);
         Ok(vec![Step::Apply { coefficient: learning_rate }; slopes.len()])
     }
 
-    /// The arithmetic of a step, which replay repeats.
+    /// The step of θ for the mean of the estimates slope·z, which replay repeats.
     pub(super) fn apply(
         &mut self,
         backbone: &mut Backbone,

@@ -42,6 +42,12 @@ impl Spsa {
         Self { eps, sides: Sides::One }
     }
 
+    /// The same with another ε: a share of this one.
+    #[must_use]
+    pub fn scaled(self, share: f32) -> Self {
+        Self { eps: self.eps * share, ..self }
+    }
+
     /// The slope of `objective` along `direction`: see [`slopes`](Self::slopes).
     ///
     /// ```

@@ -173,6 +173,9 @@ pub enum SkipReason {
         /// √v̂ of the accepted steps before.
         root_mean_square: f64,
     },
+    /// Of a conservative step.
+    #[error("neither side of the step has a lower objective")]
+    NoBetter,
 }
 
 /// Too many steps in a row were skipped: the run cannot go on.

@@ -1,10 +1,10 @@
 //! Moving θ: one interface over the scalar rules and Adam.
 
-use super::BackboneDirection;
 use super::adam::{self, BackboneAdam};
 use super::journal::{OptimizerRecord, Record};
-use super::optimizer::{BackboneOptimizer, Diverged, ScalarOptimizer, SlopeGuard, Step};
+use super::optimizer::{BackboneOptimizer, Diverged, ScalarOptimizer, SkipReason, SlopeGuard, Step};
 use super::space::DirectionSpace;
+use super::{BackboneDirection, Perturbation};
 use crate::model::Backbone;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -100,23 +100,58 @@ impl BackboneUpdater {
         slopes: &[f64],
         learning_rate: f64,
     ) -> Result<Vec<Step>, Diverged> {
-        let keep = self.keep(learning_rate as f32);
+        let steps = self.propose(directions, slopes, learning_rate)?;
+        self.apply(backbone, directions, slopes, &steps, learning_rate);
+        Ok(steps)
+    }
+
+    /// What [`step`](Self::step) would do along each direction; θ is not touched.
+    ///
+    /// # Errors
+    ///
+    /// [`Diverged`] at the twentieth skipped step in a row.
+    pub fn propose(
+        &mut self,
+        directions: &[BackboneDirection],
+        slopes: &[f64],
+        learning_rate: f64,
+    ) -> Result<Vec<Step>, Diverged> {
         match &mut self.rule {
             Rule::Scalar(optimizer) => {
                 let mut steps = optimizer.step_mean(slopes, learning_rate)?;
-                for (place, (direction, step)) in directions.iter().zip(&mut steps).enumerate() {
+                for (direction, step) in directions.iter().zip(&mut steps) {
                     if let Step::Apply { coefficient } = step {
                         *coefficient *= direction.scale();
-                        let keep = if place == 0 { keep } else { 1.0 };
-                        backbone.descend(direction, Descent { keep, coefficient: *coefficient });
                     }
                 }
                 Ok(steps)
             }
+            Rule::Adam(adam) => adam.propose(&scaled(directions, slopes), learning_rate as f32),
+        }
+    }
+
+    /// Does what was proposed.
+    pub fn apply(
+        &mut self,
+        backbone: &mut Backbone,
+        directions: &[BackboneDirection],
+        slopes: &[f64],
+        steps: &[Step],
+        learning_rate: f64,
+    ) {
+        let keep = self.keep(learning_rate as f32);
+        let coefficients = || steps.iter().filter_map(|step| step.coefficient());
+        match &mut self.rule {
+            Rule::Scalar(_) => {
+                for (place, (direction, coefficient)) in directions.iter().zip(coefficients()).enumerate() {
+                    let keep = if place == 0 { keep } else { 1.0 };
+                    backbone.descend(direction, Descent { keep, coefficient });
+                }
+            }
             Rule::Adam(adam) => {
-                let scaled = |(direction, slope): (&BackboneDirection, &f64)| *slope as f32 * direction.scale();
-                let slopes: Vec<f32> = directions.iter().zip(slopes).map(scaled).collect();
-                adam.step(backbone, directions, &slopes, learning_rate as f32, keep)
+                if coefficients().next().is_some() {
+                    adam.apply(backbone, directions, &scaled(directions, slopes), learning_rate as f32, keep);
+                }
             }
         }
     }
@@ -137,6 +172,26 @@ impl BackboneUpdater {
                 let slopes: Vec<f32> = records.iter().map(|record| record.slope).collect();
                 adam.apply(backbone, &directions, &slopes, first.learning_rate, keep);
             }
+        }
+    }
+
+    /// Of a proposed step θ − c·z the best of three by the objective: it, the opposite step θ + c·z, or none. This is the
+    /// conservative variant of Zhang et al. (arXiv 2402.11592). The `objective` is evaluated on both sides and at θ.
+    pub fn conserve<V: AsRef<[f64]>>(
+        step: Step,
+        direction: &BackboneDirection,
+        mut objective: impl FnMut(&Perturbation) -> V,
+    ) -> Step {
+        let Step::Apply { coefficient } = step else { return step };
+        let view = Perturbation::Pair { direction: direction.clone(), eps: coefficient / direction.scale() };
+        let (both, center) = (objective(&view), objective(&Perturbation::None));
+        let ([opposite, proposed], here) = ([both.as_ref()[0], both.as_ref()[1]], center.as_ref()[0]);
+        if proposed < here && proposed <= opposite {
+            step
+        } else if opposite < here {
+            Step::Apply { coefficient: -coefficient }
+        } else {
+            Step::Skip(SkipReason::NoBetter)
         }
     }
 
@@ -210,4 +265,9 @@ impl BackboneUpdater {
         let constants = kind.scalar_rule().map_or(adam::CONSTANTS, |rule| rule.constants());
         OptimizerRecord::new(kind.name(), constants)
     }
+}
+
+/// Slopes with the scales of their directions in them, as Adam makes its moments of.
+fn scaled(directions: &[BackboneDirection], slopes: &[f64]) -> Vec<f32> {
+    directions.iter().zip(slopes).map(|(direction, slope)| BackboneUpdater::recorded_slope(direction, *slope)).collect()
 }

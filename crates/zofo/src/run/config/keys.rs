@@ -36,7 +36,7 @@ pub(super) struct Choices<'a> {
 pub(super) enum Effect {
     /// It does: a run cannot be resumed with another value.
     Trajectory,
-    /// It does if `run.lr_schedule` is not constant.
+    /// It does if `run.lr_schedule` is not constant, or ε changes on the way to the end.
     TrajectoryIfScheduled,
     /// It does not.
     None,
@@ -155,8 +155,10 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("outer.optimizer", ESTIMATES, Effect::Trajectory),
     Key::new("outer.lr", ESTIMATES, Effect::Trajectory),
     Key::new("outer.weight_decay", BACKBONE_ESTIMATES, Effect::Trajectory),
+    Key::new("outer.conservative", BACKBONE_ESTIMATES, Effect::Trajectory),
     Key::new("outer.objective", ESTIMATES, Effect::Trajectory),
     Key::new("outer.eps", ESTIMATES, Effect::Trajectory),
+    Key::new("outer.eps_final", ESTIMATES, Effect::Trajectory),
     Key::new("outer.sides", ESTIMATES, Effect::Trajectory),
     Key::new("outer.directions", ESTIMATES, Effect::Trajectory),
     Key::new("outer.distribution", ESTIMATES, Effect::Trajectory),

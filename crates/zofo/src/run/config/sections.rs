@@ -241,7 +241,8 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    pub(super) fn read(reader: &Reader<'_>, method: &MethodConfig) -> Result<Self, ConfigError> {
+    /// `eps_changes` says whether ε has another value at the end than at the start.
+    pub(super) fn read(reader: &Reader<'_>, method: &MethodConfig, eps_changes: bool) -> Result<Self, ConfigError> {
         let run = Self {
             output: reader.require(
                 "run.output",
@@ -263,6 +264,11 @@ impl RunConfig {
             return Err(
                 reader.missing("run.max_steps", "a run needs an end: set run.max_steps or run.max_minutes, or both")
             );
+        }
+        if method.has_estimates() && eps_changes && run.max_steps.is_none() {
+            let advice =
+                "outer.eps_final needs the step at which it is reached; minutes would make ε differ from run to run";
+            return Err(reader.missing("run.max_steps", advice));
         }
         if method.trains() && run.lr_schedule != LrSchedule::Constant && run.max_steps.is_none() {
             let advice = format!(

@@ -74,8 +74,10 @@ adapter_lr = 1e-5
 optimizer = "sign"
 lr = 3e-7
 weight_decay = 0.1
+conservative = false
 objective = "metric"
 eps = 1e-4
+eps_final = 1e-5
 sides = 1
 directions = 3
 distribution = "sphere"
@@ -175,8 +177,10 @@ fn defaults() {
             optimizer: BackboneOptimizer::Rms,
             lr: 1e-6,
             weight_decay: 0.0,
+            conservative: false,
             objective: ObjectiveKind::Loss,
             eps: 1e-3,
+            eps_final: None,
             sides: 2,
             directions: 1,
             distribution: ElementDistribution::Gaussian,
@@ -272,8 +276,9 @@ fn every_key_of_the_file_is_obeyed() {
     let defaults = parse(MINIMAL, &[]).unwrap();
     let table = |config: &Config| toml::Table::try_from(config).unwrap();
     let (config, defaults) = (table(&config), table(&defaults));
-    // The last is none in either: it excludes masks of elements, which the file has.
-    let fixed = ["method.name", "peft.kind", "run.device", "run.output", "data.dir", "outer.rank"];
+    // The last two exclude what the file has: masks of elements, and several directions.
+    let fixed =
+        ["method.name", "peft.kind", "run.device", "run.output", "data.dir", "outer.rank", "outer.conservative"];
     for key in KEYS {
         let (section, name) = key.parts();
         let same = config[section].get(name) == defaults[section].get(name);
@@ -623,6 +628,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "outer.lr=4e-7",
         "outer.weight_decay=0.2",
         "outer.objective=loss",
+        "outer.eps_final=1e-6",
         "outer.eps=2e-4",
         "outer.sides=2",
         "outer.directions=4",
@@ -646,8 +652,8 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         seen.push(changed);
     }
     // Without a schedule, the number of steps is only a limit.
-    let constant = |steps| fingerprint(&["run.lr_schedule=constant", steps]);
-    assert_eq!(constant("run.max_steps=8"), constant("run.max_steps=9"));
+    let limit = |steps| parse(MINIMAL, &[steps]).unwrap().fingerprint().unwrap();
+    assert_eq!(limit("run.max_steps=8"), limit("run.max_steps=9"));
     // A prefix has other keys.
     let prefix = |overlay| fingerprint(&["peft.kind=prefix", "peft.init=activations", overlay]);
     let of_prefix = ["peft.virtual_tokens=6", "peft.init_text=was", "peft.projection_hidden=65"];
@@ -674,10 +680,17 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
     }
     let minutes = |minutes| parse(MINIMAL, &["method.name=two-stage", minutes]).unwrap().fingerprint().unwrap();
     assert_ne!(minutes("method.first_stage_minutes=1"), minutes("method.first_stage_minutes=2"));
-    let rank = |rank| parse(MINIMAL, &[rank]).unwrap().fingerprint().unwrap();
-    assert_ne!(rank("outer.rank=1"), rank("outer.rank=2"));
+    let minimal = |overlay| parse(MINIMAL, &[overlay]).unwrap().fingerprint().unwrap();
+    assert_ne!(minimal("outer.rank=1"), minimal("outer.rank=2"));
+    assert_ne!(minimal("outer.conservative=true"), minimal("outer.conservative=false"));
+    // Where ε is on its way to another value, the way's length counts.
+    assert_ne!(
+        parse(MINIMAL, &["outer.eps_final=1e-4", "run.max_steps=5"]).unwrap().fingerprint().unwrap(),
+        parse(MINIMAL, &["outer.eps_final=1e-4", "run.max_steps=6"]).unwrap().fingerprint().unwrap()
+    );
     // Together the lists, and what is tried apart, are all keys but those that have one value only.
-    let apart = ["peft.init", "outer.rank", "method.name", "run.device", "method.first_stage_minutes"];
+    let apart =
+        ["peft.init", "outer.rank", "outer.conservative", "method.name", "run.device", "method.first_stage_minutes"];
     let of_methods = of_methods.map(|(_, overlay)| overlay);
     let tried = free.into_iter().chain(fixed).chain(of_prefix).chain(of_methods).chain(apart);
     let tried: BTreeSet<&str> = tried.filter_map(|overlay| overlay.split('=').next()).collect();
@@ -690,7 +703,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
 #[test]
 fn the_fingerprint_is_pinned() {
     let fingerprint = parse(MINIMAL, &[]).unwrap().fingerprint().unwrap();
-    assert_eq!(fingerprint, "038e647818342750725586be72b52187cd4c65313384a7f835f9202b9e503f7f");
+    assert_eq!(fingerprint, "ac95c4ee2ab3392dae0b92474fd15e640a21a9ff7dfe3b530a6d0cb94b89b2dd");
 }
 
 #[test]

@@ -152,11 +152,17 @@ pub struct OuterConfig {
     pub lr: f64,
     /// μ: each step first takes lr·μ·θ from θ. At least 0. Default: 0.
     pub weight_decay: f64,
+    /// Whether a step is only made if it lowers the objective on its own batch, which takes three more evaluations.
+    /// Default: false.
+    pub conservative: bool,
     /// What the estimates descend; of `bilevel`, what stands for F(θ,p;B_f). Default: loss.
     pub objective: ObjectiveKind,
     /// ε, the distance from θ at which losses are taken, in units of the direction. Above
     /// 0. Default: 1e-3; on a block, 1e-2, as MeZO has it.
     pub eps: f64,
+    /// ε at `run.max_steps`; it gets there by one factor per step. Above 0. Default: ε stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eps_final: Option<f64>,
     /// 2: slopes are (F(θ + εz) − F(θ − εz)) / 2ε. 1: they are (F(θ + εz) − F(θ)) / ε. Default: 2.
     pub sides: usize,
     /// q, the directions per step, over which estimates are averaged. At least 1. Default: 1.
@@ -199,8 +205,10 @@ impl OuterConfig {
             optimizer: reader.choice("outer.optimizer")?.unwrap_or(BackboneOptimizer::Rms),
             lr: reader.number("outer.lr", Range::Positive)?.unwrap_or(default_lr),
             weight_decay: reader.number("outer.weight_decay", Range::NotNegative)?.unwrap_or(0.0),
+            conservative: reader.flag("outer.conservative")?.unwrap_or(false),
             objective: reader.choice("outer.objective")?.unwrap_or(ObjectiveKind::Loss),
             eps: reader.number("outer.eps", Range::Positive)?.unwrap_or(default_eps),
+            eps_final: reader.number("outer.eps_final", Range::Positive)?,
             sides: reader.count_up_to("outer.sides", 2)?.unwrap_or(2),
             directions: reader.count("outer.directions", 1)?.unwrap_or(1),
             distribution: reader.choice("outer.distribution")?.unwrap_or(ElementDistribution::Gaussian),
@@ -212,6 +220,18 @@ impl OuterConfig {
             batch_size: reader.count("outer.batch_size", 1)?.unwrap_or(8),
             accumulate: reader.count("outer.accumulate", 1)?.unwrap_or(1),
         };
+        if outer.conservative && method.estimates_backbone() {
+            let other = match (outer.optimizer, outer.directions) {
+                (BackboneOptimizer::Adam, _) => {
+                    Some("outer.optimizer = \"adam\", whose steps are along many directions")
+                }
+                (_, 1) => None,
+                _ => Some("outer.directions above 1: a step is compared along one direction"),
+            };
+            if let Some(other) = other {
+                return Err(reader.not_supported("outer.conservative", "true", format!("with {other}")));
+            }
+        }
         if on_block && outer.distribution == ElementDistribution::Sphere {
             let advice = "with method.on = \"peft\": use \"gaussian\" or \"rademacher\"".to_owned();
             return Err(reader.not_supported("outer.distribution", "sphere", advice));

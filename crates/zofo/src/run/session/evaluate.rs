@@ -134,6 +134,6 @@ impl Session<'_> {
             Method::Bilevel(method) => (method.penalty, 1.0),
             _ => (0.0, 1.0),
         };
-        scale * noise_floor(noise, penalty, f64::from(self.config.outer.eps as f32))
+        scale * noise_floor(noise, penalty, f64::from(self.config.outer.eps as f32 * self.eps_share()))
     }
 }

@@ -53,6 +53,7 @@ impl Session<'_> {
             trained: self.training,
             directions: seeds.iter().map(|&seed| self.space.direction(seed, backbone)).collect(),
             rates: self.rates(),
+            eps_share: self.eps_share(),
             penalty_share: warmup(self.step, self.config.method.penalty_warmup),
             dropout_seed: self.dropout_seed("dropout", step),
         };
@@ -88,7 +89,7 @@ impl Session<'_> {
     fn step_record(&self, report: &StepReport, rates: LearningRates, elapsed: Duration) -> StepRecord {
         let bilevel = report.outer.map(|OuterLosses { a, b, c }| {
             let inner_loss = report.inner_losses.last().copied().unwrap_or(f64::NAN);
-            BilevelRecord { a, b, c, gap: b - c, inner_loss }
+            BilevelRecord { a, b, c, gap: b - c, inner_loss, inner_cosine: report.inner_cosine }
         });
         let slopes = || report.updates.iter().map(|update| update.estimate.slope).collect();
         let estimate = report.updates.first().map(|first| EstimateRecord {
@@ -128,6 +129,13 @@ impl Session<'_> {
             adapter: self.config.outer.adapter_lr * factor,
             backbone: self.config.outer.lr * factor,
         }
+    }
+
+    /// The share of ε that the next step takes.
+    pub(super) fn eps_share(&self) -> f32 {
+        let (Some(last), Some(steps)) = (self.config.outer.eps_final, self.config.run.max_steps) else { return 1.0 };
+        let share = self.step as f64 / steps as f64;
+        (last / self.config.outer.eps).powf(share) as f32
     }
 
     /// The seeds of a step's directions.
