@@ -123,6 +123,11 @@ impl RunFolder {
         self.path.join(METRICS)
     }
 
+    /// Event files for TensorBoard.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.path.join("tensorboard")
+    }
+
     /// All else that is needed to go on.
     pub fn checkpoint(&self) -> PathBuf {
         self.path.join("checkpoint.safetensors")

@@ -1,9 +1,10 @@
 //! `metrics.jsonl`: one JSON object per step and per evaluation.
 
 use super::error::RunError;
+use super::tensorboard::{EventFile, Progress};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Appends events. Every line is written at once, so that a reader never sees half of one for long.
@@ -11,6 +12,7 @@ pub(super) struct Metrics {
     file: File,
     path: PathBuf,
     bytes: u64,
+    tensorboard: Option<EventFile>,
 }
 
 #[derive(Serialize)]
@@ -32,7 +34,19 @@ impl Metrics {
             Ok((file, kept))
         };
         let (file, kept) = open().map_err(RunError::io(path))?;
-        Ok((Self { file, path: path.to_owned(), bytes: kept }, bytes - kept))
+        Ok((Self { file, path: path.to_owned(), bytes: kept, tensorboard: None }, bytes - kept))
+    }
+
+    /// Writes to a new event file in `folder` as well. It begins with what there is already and no event file has.
+    pub(super) fn write_tensorboard(&mut self, folder: &Path, progress: Progress) -> Result<(), RunError> {
+        let mut events = EventFile::create(folder, progress)?;
+        let file = File::open(&self.path).map_err(RunError::io(&self.path))?;
+        for line in BufReader::new(file).split(b'\n') {
+            let line = line.map_err(RunError::io(&self.path))?;
+            events.write(&line)?;
+        }
+        self.tensorboard = Some(events);
+        Ok(())
     }
 
     /// Appends one event.
@@ -42,12 +56,18 @@ impl Metrics {
         line.push('\n');
         self.file.write_all(line.as_bytes()).map_err(RunError::io(&self.path))?;
         self.bytes += line.len() as u64;
-        Ok(())
+        match &mut self.tensorboard {
+            Some(events) => events.write(line.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// Makes sure that all is on disk; returns the file's length, for a checkpoint.
     pub(super) fn sync(&mut self) -> Result<u64, RunError> {
         self.file.sync_data().map_err(RunError::io(&self.path))?;
+        if let Some(events) = &mut self.tensorboard {
+            events.sync()?;
+        }
         Ok(self.bytes)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`train`] starts or resumes one. Its folder holds, besides the results, all that is needed to go on after a crash:
 //! `config.toml`, `journal.zofo` (the updates of θ), `checkpoint.safetensors` (everything else) and `metrics.jsonl`;
-//! `environment.json` says what computed it.
+//! `environment.json` says what computed it. `tensorboard/`, if asked for, has the numbers of `metrics.jsonl` for
+//! TensorBoard.
 
 mod blocks;
 mod checkpoint;
@@ -24,6 +25,7 @@ mod progress;
 mod replay;
 mod session;
 mod snapshot;
+mod tensorboard;
 
 pub use environment::Environment;
 pub use error::{Place, RunError};

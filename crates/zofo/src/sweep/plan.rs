@@ -8,8 +8,8 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Settings that do not make a run another one: where it is, and how many threads compute it.
-const NOT_COMPARED: [&str; 2] = ["run.output", "run.threads"];
+/// Settings that do not make a run another one: where it is, how many threads compute it, and who else is told.
+const NOT_COMPARED: [&str; 3] = ["run.output", "run.threads", "run.tensorboard"];
 
 /// One run of a sweep.
 #[derive(Clone, Debug, Serialize)]

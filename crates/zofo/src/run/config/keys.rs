@@ -180,6 +180,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("run.seed", ALWAYS, Effect::Trajectory),
     Key::new("run.device", ALWAYS, Effect::Trajectory),
     Key::new("run.threads", ALWAYS, Effect::None),
+    Key::new("run.tensorboard", TRAINING, Effect::None),
 ];
 
 /// The sections, in order.

@@ -238,6 +238,8 @@ pub struct RunConfig {
     /// Threads. At least 1. Default: as many as there are cores. Results do not depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// Whether the numbers of `metrics.jsonl` are written as TensorBoard's event files too. Default: false.
+    pub tensorboard: bool,
 }
 
 impl RunConfig {
@@ -259,6 +261,7 @@ impl RunConfig {
             seed: reader.seed("run.seed")?.unwrap_or(0),
             device: reader.choice_or("run.device", device_of_another_build)?.unwrap_or(Device::Cpu),
             threads: reader.count("run.threads", 1)?,
+            tensorboard: reader.flag("run.tensorboard")?.unwrap_or(false),
         };
         if method.trains() && run.max_steps.is_none() && run.max_minutes.is_none() {
             return Err(

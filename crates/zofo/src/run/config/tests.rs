@@ -99,6 +99,7 @@ patience = 6
 seed = 9223372036854775807
 device = "cpu"
 threads = 2
+tensorboard = true
 "#;
 
 fn parse(text: &str, overlays: &[&str]) -> Result<Config, ConfigError> {
@@ -204,6 +205,7 @@ fn defaults() {
             seed: 0,
             device: Device::Cpu,
             threads: None,
+            tensorboard: false,
         },
         unused: Vec::new(),
     };
@@ -577,6 +579,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "run.keep=best",
         "run.patience=2",
         "run.threads=7",
+        "run.tensorboard=false",
     ];
     for overlay in free {
         assert_eq!(fingerprint(&[overlay]), base, "{overlay}");

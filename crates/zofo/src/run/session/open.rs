@@ -9,6 +9,7 @@ use crate::run::folder::RunFolder;
 use crate::run::inputs::{Inputs, RunBatches};
 use crate::run::metrics::Metrics;
 use crate::run::progress::Observer;
+use crate::run::tensorboard::Progress;
 use crate::run::{method, replay, snapshot};
 use crate::train::Moments;
 use crate::zo::journal::{Journal, JournalError, JournalHeader, JournalWriter, Record};
@@ -56,10 +57,15 @@ impl<'a> Session<'a> {
             }
         };
         let metrics_bytes = saved.as_ref().map_or(0, |(state, _)| state.metrics_bytes);
-        let (metrics, missing) = Metrics::open(&folder.metrics(), metrics_bytes)?;
+        let (mut metrics, missing) = Metrics::open(&folder.metrics(), metrics_bytes)?;
         if missing > 0 {
             let path = folder.metrics();
             observer.note(&format!("`{}` lacks {missing} bytes that were written before", path.display()));
+        }
+        if config.run.tensorboard && config.method.trains() {
+            let (step, warm_steps) = saved.as_ref().map_or((0, 0), |(state, _)| (state.step, state.warm_steps));
+            let progress = Progress { step, warm_steps, warm_start: config.method.warm_start_steps() };
+            metrics.write_tensorboard(&folder.tensorboard(), progress)?;
         }
 
         let mut session = Self {
