@@ -85,7 +85,7 @@ fn a_sweep_does_every_run_once_and_a_report_shows_them() {
     }
     assert!(row["total_seconds"].as_f64().unwrap() >= row["training_seconds"].as_f64().unwrap());
 
-    workspace.zofo("report sweep -o page.html --svg charts --csv numbers.csv").success().stdout("");
+    workspace.zofo("report sweep -o page.html --svg charts --csv numbers.csv").success();
     let page = fs::read_to_string(workspace.path("page.html")).unwrap();
     for words in ["inner_steps 1", "inner_steps 2", "sst2: accuracy", "<svg", "bilevel", "Environment", "peak memory"] {
         assert!(page.contains(words), "{words}");
@@ -97,6 +97,15 @@ fn a_sweep_does_every_run_once_and_a_report_shows_them() {
             .unwrap()
             .contains("inner_steps 2,\"inner_steps=2,seed=1\",test,")
     );
+    // Whether there is a font is up to the machine; a chart without text, or half of the files, is never left.
+    let drawn = workspace.zofo("report sweep -o drawn.html --png drawn");
+    if drawn.get_output().status.success() {
+        let chart = fs::read(workspace.path("drawn/task0-ablation-method-inner_steps.png")).unwrap();
+        assert!(chart.starts_with(b"\x89PNG\r\n\x1a\n") && chart.ends_with(b"IEND\xae\x42\x60\x82"));
+    } else {
+        assert_error(drawn, 1, &["no font is installed"]);
+        assert!(!workspace.path("drawn").exists() && !workspace.path("drawn.html").exists());
+    }
     // A single run has a report too.
     workspace.zofo("report sweep/inner_steps=1,seed=0 -o one.html").success();
     assert_error(workspace.zofo("report data"), 3, &["`data` holds no runs"]);
@@ -157,6 +166,31 @@ fn a_run_that_fails_is_recorded_and_stops_no_other() {
     workspace.zofo("report sweep").success();
     let page = fs::read_to_string(workspace.path("report.html")).unwrap();
     assert!(page.contains("too-many") && page.contains("4000") && page.contains("What is missing or went wrong"));
+}
+
+#[test]
+fn a_report_tells_what_went_wrong() {
+    let workspace = Workspace::new();
+    fs::create_dir(workspace.path("sweep")).unwrap();
+    let settings = r#"{"data.task":"\"sst2\"","method.name":"\"mezo\"","outer.batch_size":"64"}"#;
+    let log = format!(
+        "{{\"event\":\"started\",\"run\":\"big\",\"settings\":{settings}}}\n{{\"event\":\"ended\",\"run\":\"big\",\"status\":\"failed\",\
+         \"reason\":\"the process ended with signal: 9 (SIGKILL)\",\"seconds\":1.0}}\n"
+    );
+    fs::write(workspace.path("sweep/sweep.jsonl"), log).unwrap();
+    let line = "sst2: mezo: out of memory: the run: the process ended with signal: 9 (SIGKILL). What to do: halve outer.batch_size \
+                (now 64) and double outer.accumulate, which keeps the rows of a step\n";
+    assert_eq!(stdout(&workspace.zofo("report sweep").success()), line);
+    let page = fs::read_to_string(workspace.path("report.html")).unwrap();
+    assert!(page.contains("Diagnoses") && page.contains("halve outer.batch_size (now 64)"), "{page}");
+
+    let json: Value = serde_json::from_str(&stdout(&workspace.zofo("report sweep --json").success())).unwrap();
+    assert_eq!((&json["page"], &json["runs"]), (&"report.html".into(), &1.into()));
+    let [diagnosis] = &json["diagnoses"].as_array().unwrap()[..] else { panic!("{json}") };
+    for (key, value) in [("task", "sst2"), ("group", "mezo"), ("sign", "out-of-memory")] {
+        assert_eq!(diagnosis[key], value);
+    }
+    assert!(line.ends_with(&format!("{}\n", diagnosis["advice"].as_str().unwrap())), "{diagnosis}");
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub(super) enum Mark {
     Dashed,
     /// Points without a line.
     Points,
+    /// A line through points with their bands as bars.
+    Bars,
 }
 
 /// One line of a chart.
@@ -58,7 +60,8 @@ pub struct Chart {
     pub description: String,
     pub(super) x: String,
     pub(super) y: String,
-    pub(super) logarithmic: bool,
+    /// Whether the axes are logarithmic: x, y.
+    pub(super) logarithmic: [bool; 2],
     pub(super) series: Vec<Series>,
 }
 
@@ -87,9 +90,14 @@ impl Chart {
     ///
     /// [`ReportError::Draw`].
     pub fn file(&self) -> Result<String, ReportError> {
+        self.with_style(STYLE)
+    }
+
+    /// The chart with a style sheet in it.
+    pub(super) fn with_style(&self, style: &str) -> Result<String, ReportError> {
         let svg = self.svg()?;
         let end = svg.find('>').map_or(0, |end| end + 1);
-        Ok(format!("{}\n<style>{STYLE}</style>{}", &svg[..end], &svg[end..]))
+        Ok(format!("{}\n<style>{style}</style>{}", &svg[..end], &svg[end..]))
     }
 
     fn draw(&self, backend: SVGBackend) -> Result<(), String> {
@@ -97,22 +105,27 @@ impl Chart {
         let (plot, legend) = root.split_vertically(HEIGHT);
         let bands = || self.series.iter().flat_map(|series| &series.points);
         // Points would lie on the axes; lines may begin there.
-        let has_lines = self.series.iter().any(|series| series.mark != Mark::Points);
-        let x = padded(bands().map(|band| band.x), if has_lines { 0.0 } else { 0.06 });
-        let y = bands().flat_map(|band| [band.low, band.high, band.mean]);
-        let drawn = if self.logarithmic {
-            let y = y.filter(|value| *value > 0.0);
-            let (low, high) = extent(y).unwrap_or((1.0, 10.0));
-            self.plot(&plot, x, (low / 1.5..high * 1.5).log_scale())
-        } else {
-            self.plot(&plot, x, padded(y, 0.06))
+        let has_lines = self.series.iter().any(|series| matches!(series.mark, Mark::Line | Mark::Dashed));
+        let x = || bands().map(|band| band.x);
+        let y = || bands().flat_map(|band| [band.low, band.high, band.mean]);
+        let linear_x = || padded(x(), if has_lines { 0.0 } else { 0.06 });
+        // Where it was measured.
+        let logarithmic_x = || stretched(x(), 0.06).log_scale().with_key_points(ticks(x()));
+        let (linear_y, logarithmic_y) = (|| padded(y(), 0.06), || stretched(y(), 0.06).log_scale());
+        let drawn = match self.logarithmic {
+            [false, false] => self.plot(&plot, linear_x(), linear_y()),
+            [false, true] => self.plot(&plot, linear_x(), logarithmic_y()),
+            [true, false] => self.plot(&plot, logarithmic_x(), linear_y()),
+            [true, true] => self.plot(&plot, logarithmic_x(), logarithmic_y()),
         };
         drawn.and_then(|()| self.legend(&legend)).map_err(|error| error.to_string())?;
         root.present().map_err(|error| error.to_string())
     }
 
-    fn plot<'a, Y>(&self, area: &Area<'a>, x: Range<f64>, y: Y) -> Result<(), DrawError<'a>>
+    fn plot<'a, X, Y>(&self, area: &Area<'a>, x: X, y: Y) -> Result<(), DrawError<'a>>
     where
+        X: AsRangedCoord<Value = f64>,
+        X::CoordDescType: ValueFormatter<f64>,
         Y: AsRangedCoord<Value = f64>,
         Y::CoordDescType: ValueFormatter<f64>,
     {
@@ -141,22 +154,42 @@ impl Chart {
         for series in &self.series {
             let stroke = series.stroke();
             let fill = series.fill();
-            let visible: Vec<&Band> =
-                series.points.iter().filter(|band| !self.logarithmic || band.mean > 0.0).collect();
-            let floor = |value: f64, band: &Band| if self.logarithmic && value <= 0.0 { band.mean } else { value };
-            if visible.iter().any(|band| band.high > band.low) && series.mark != Mark::Points {
+            let [_, is_logarithmic] = self.logarithmic;
+            let visible: Vec<&Band> = series.points.iter().filter(|band| !is_logarithmic || band.mean > 0.0).collect();
+            let floor = |value: f64, band: &Band| if is_logarithmic && value <= 0.0 { band.mean } else { value };
+            let has_band = visible.iter().any(|band| band.high > band.low);
+            if has_band && matches!(series.mark, Mark::Line | Mark::Dashed) {
                 let lows = visible.iter().map(|band| (band.x, floor(band.low, band)));
                 let highs = visible.iter().rev().map(|band| (band.x, band.high));
                 let outline: Vec<(f64, f64)> = lows.chain(highs).collect();
                 chart.draw_series(std::iter::once(Polygon::new(outline, fill.mix(0.16))))?;
+            }
+            if has_band && series.mark == Mark::Bars {
+                let bar = |band: &&Band| {
+                    ErrorBar::new_vertical(
+                        band.x,
+                        floor(band.low, band),
+                        band.mean,
+                        band.high,
+                        stroke.stroke_width(1),
+                        8,
+                    )
+                };
+                chart.draw_series(visible.iter().map(bar))?;
             }
             let means = || visible.iter().map(|band| (band.x, band.mean));
             if series.mark != Mark::Points {
                 chart.draw_series(LineSeries::new(means(), stroke.stroke_width(2)))?;
             }
             // Few points are measurements, and seen as such.
-            if series.mark == Mark::Points || visible.len() <= 30 && series.mark == Mark::Line {
-                let size = if series.mark == Mark::Points { 5 } else { 2 };
+            let is_few = visible.len() <= 30;
+            let size = match series.mark {
+                Mark::Points => Some(5),
+                Mark::Bars => Some(3),
+                Mark::Line => is_few.then_some(2),
+                Mark::Dashed => None,
+            };
+            if let Some(size) = size {
                 chart.draw_series(means().map(|point| Circle::new(point, size, fill.filled())))?;
             }
         }
@@ -230,6 +263,29 @@ fn padded(values: impl Iterator<Item = f64>, share: f64) -> Range<f64> {
         let padding = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
         low - padding..high + padding
     }
+}
+
+/// The same for a logarithmic axis: of the values above 0, with a share of the distance of their logarithms.
+fn stretched(values: impl Iterator<Item = f64>, share: f64) -> Range<f64> {
+    let (low, high) = extent(values.filter(|value| *value > 0.0)).unwrap_or((1.0, 10.0));
+    let factor = if high > low { (high / low).powf(share) } else { 1.5 };
+    low / factor..high * factor
+}
+
+/// The values, but for those whose labels would lie on others on a logarithmic axis.
+fn ticks(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    /// A label's width as a share of the axis.
+    const ROOM: f64 = 0.13;
+    let mut values: Vec<f64> = values.filter(|value| *value > 0.0).collect();
+    values.sort_by(f64::total_cmp);
+    let whole = values.last().zip(values.first()).map_or(0.0, |(last, first)| (last / first).ln());
+    let mut kept: Vec<f64> = Vec::new();
+    for value in values {
+        if kept.last().is_none_or(|last| (value / last).ln() > ROOM * whole) {
+            kept.push(value);
+        }
+    }
+    kept
 }
 
 /// A number at an axis.

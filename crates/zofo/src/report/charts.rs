@@ -43,6 +43,12 @@ pub(super) fn sections(panel: &Panel, runs: &[Run], name: &str) -> Vec<Section> 
                    beaten in both by no other.",
             charts: vec![all.memory()],
         },
+        Section {
+            title: "Ablation",
+            text: "The mean over seeds on the test examples against one key, all else equal. Bars are the 95 % interval of the \
+                   first table.",
+            charts: all.ablations(),
+        },
     ];
     let drawn = sections.into_iter().map(|mut section| {
         section.charts.retain(Chart::has_points);
@@ -51,14 +57,15 @@ pub(super) fn sections(panel: &Panel, runs: &[Run], name: &str) -> Vec<Section> 
     drawn.filter(|section| !section.charts.is_empty()).collect()
 }
 
-struct Charts<'a> {
-    panel: &'a Panel,
-    runs: &'a [Run],
+/// What the charts of one task are made of.
+pub(super) struct Charts<'a> {
+    pub(super) panel: &'a Panel,
+    pub(super) runs: &'a [Run],
     name: &'a str,
 }
 
 impl Charts<'_> {
-    fn chart(&self, name: &str, title: &str, axes: [&str; 2], series: Vec<Series>) -> Chart {
+    pub(super) fn chart(&self, name: &str, title: &str, axes: [&str; 2], series: Vec<Series>) -> Chart {
         let series: Vec<Series> = series.into_iter().filter(|series| !series.points.is_empty()).collect();
         let words = series.iter().filter_map(in_words).collect::<Vec<_>>().join(" ");
         let [x, y] = axes.map(str::to_owned);
@@ -68,7 +75,7 @@ impl Charts<'_> {
             description: format!("{y} against {x}. {words}"),
             x,
             y,
-            logarithmic: false,
+            logarithmic: [false, false],
             series,
         }
     }
@@ -78,16 +85,12 @@ impl Charts<'_> {
         let line = |(colour, group): (usize, &Group)| {
             let points = of(group);
             let seeds = points.iter().map(|band| band.count).max().unwrap_or_default();
-            let label = match seeds {
-                0 | 1 => group.label.clone(),
-                seeds => format!("{} ({seeds} seeds)", group.label),
-            };
-            Series { label, colour, mark: Mark::Line, points }
+            Series { label: with_seeds(&group.label, seeds), colour, mark: Mark::Line, points }
         };
         self.panel.groups.iter().enumerate().map(line).collect()
     }
 
-    fn metric(&self) -> &'static str {
+    pub(super) fn metric(&self) -> &'static str {
         self.panel.metric.map_or("score", crate::task::Metric::as_str)
     }
 
@@ -153,7 +156,7 @@ impl Charts<'_> {
             series.push(Series { label, colour, mark: Mark::Dashed, points });
         }
         let chart = self.chart("slope", "Size of the slope g", ["steps", "|g|"], series);
-        Chart { logarithmic: true, ..chart }
+        Chart { logarithmic: [false, true], ..chart }
     }
 
     fn memory(&self) -> Chart {
@@ -175,6 +178,14 @@ impl Charts<'_> {
         });
         let axes = ["seconds per step", "peak memory, MiB"];
         self.chart("memory", "Memory and time of a step", axes, points.collect())
+    }
+}
+
+/// What a legend calls a line over so many seeds.
+pub(super) fn with_seeds(label: &str, seeds: usize) -> String {
+    match seeds {
+        0 | 1 => label.to_owned(),
+        seeds => format!("{label} ({seeds} seeds)"),
     }
 }
 

@@ -28,6 +28,11 @@ pub enum ReportError {
         /// What the drawing library says.
         reason: String,
     },
+    /// No font for the text of a chart.
+    #[error(
+        "no font is installed that a chart as PNG could write its text with: install one, such as DejaVu Sans, or take SVG"
+    )]
+    NoFont,
     /// The page's template does not fit what is put into it.
     #[error("cannot write the page")]
     Page(#[from] minijinja::Error),

@@ -1,9 +1,10 @@
 //! Which runs a folder stands for.
 
 use super::error::ReportError;
+use super::format::toml_text;
 use super::run::Run;
 use crate::run::folder::{CONFIG, METRICS};
-use crate::sweep::{RunStatus, SweepLog};
+use crate::sweep::{RunStatus, SweepLog, log_file};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,9 +61,16 @@ pub fn runs_in(folder: &Path) -> Result<Vec<Run>, ReportError> {
     for (name, entry) in SweepLog::read(folder).unwrap_or_default() {
         let RunStatus::Failed(reason) = &entry.status else { continue };
         let path = folder.join(&name);
-        runs.insert(name.clone(), Run::failed(&path, &name, entry.settings, reason));
+        let log = fs::read(log_file(folder, &name)).unwrap_or_default();
+        let settings = entry.settings.into_iter().map(|(key, value)| (key, as_written(value))).collect();
+        runs.insert(name.clone(), Run::failed(&path, &name, settings, reason, &String::from_utf8_lossy(&log)));
     }
     Ok(runs.into_values().collect())
+}
+
+/// A value as the reader of `config.toml` gives it: the record has it as TOML, with quotes.
+fn as_written(value: String) -> String {
+    value.parse().map_or(value, |value: toml::Value| toml_text(&value))
 }
 
 fn name_of(folder: &Path) -> String {

@@ -27,15 +27,18 @@ pub struct Group {
     pub runs: Vec<usize>,
 }
 
+/// Keys with their values.
+pub(super) type Settings<'a> = BTreeMap<&'a str, &'a str>;
+
 /// The settings that all runs of a group share.
-fn shared(run: &Run) -> BTreeMap<&str, &str> {
+fn shared(run: &Run) -> Settings<'_> {
     let settings = run.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     settings.filter(|(key, _)| !WITHIN.contains(key)).collect()
 }
 
 /// Groups the runs at `positions`, in the order of their first ones.
 pub(super) fn group(runs: &[Run], positions: &[usize]) -> Vec<Group> {
-    let mut groups: Vec<(BTreeMap<&str, &str>, Vec<usize>)> = Vec::new();
+    let mut groups: Vec<(Settings, Vec<usize>)> = Vec::new();
     for &position in positions {
         let settings = shared(&runs[position]);
         // A run without settings is like no other.
@@ -44,9 +47,8 @@ pub(super) fn group(runs: &[Run], positions: &[usize]) -> Vec<Group> {
             None => groups.push((settings, vec![position])),
         }
     }
-    let settings: Vec<&BTreeMap<&str, &str>> = groups.iter().map(|(settings, _)| settings).collect();
-    let keys = telling_keys(&settings);
-    let mut labels: Vec<String> = settings.iter().map(|settings| label(settings, &keys)).collect();
+    let settings: Vec<&Settings> = groups.iter().map(|(settings, _)| settings).collect();
+    let mut labels = labels(&settings);
     for (label, (settings, members)) in labels.iter_mut().zip(&groups) {
         if settings.is_empty() {
             label.clone_from(&runs[members[0]].name);
@@ -55,8 +57,14 @@ pub(super) fn group(runs: &[Run], positions: &[usize]) -> Vec<Group> {
     labels.into_iter().zip(groups).map(|(label, (_, runs))| Group { label, runs }).collect()
 }
 
+/// What tells each of the settings from the others.
+pub(super) fn labels(settings: &[&Settings]) -> Vec<String> {
+    let keys = telling_keys(settings);
+    settings.iter().map(|settings| label(settings, &keys)).collect()
+}
+
 /// Few keys that tell all groups apart: one after the other, each that separates some that those before it do not.
-fn telling_keys<'a>(groups: &[&BTreeMap<&'a str, &'a str>]) -> Vec<&'a str> {
+fn telling_keys<'a>(groups: &[&Settings<'a>]) -> Vec<&'a str> {
     let settings = groups.iter().map(|group| group.iter().map(|(&key, &value)| (key, value)).collect::<Vec<_>>());
     let varying = varying_keys(settings.map(Vec::into_iter));
     let first = FIRST.iter().filter_map(|key| varying.get(*key).copied());
@@ -97,7 +105,7 @@ pub(super) fn varying_keys<'a>(
     values.into_iter().filter_map(varies).collect()
 }
 
-fn label(settings: &BTreeMap<&str, &str>, keys: &[&str]) -> String {
+fn label(settings: &Settings, keys: &[&str]) -> String {
     let part = |key: &&str| {
         let value = settings.get(*key)?;
         let name = key.rsplit('.').next().unwrap_or(key);
@@ -117,6 +125,21 @@ fn label(settings: &BTreeMap<&str, &str>, keys: &[&str]) -> String {
 }
 
 impl Group {
+    /// The settings that its runs share.
+    pub(super) fn settings<'a>(&self, runs: &'a [Run]) -> Settings<'a> {
+        self.runs.first().map(|&first| shared(&runs[first])).unwrap_or_default()
+    }
+
+    /// A setting that its runs share.
+    pub(super) fn setting<'a>(&self, runs: &'a [Run], key: &str) -> Option<&'a str> {
+        runs[*self.runs.first()?].setting(key)
+    }
+
+    /// The same as a number.
+    pub(super) fn number(&self, runs: &[Run], key: &str) -> Option<f64> {
+        self.setting(runs, key)?.parse().ok().filter(|number: &f64| number.is_finite())
+    }
+
     /// Statistics of something of its runs, over those that have it.
     pub(super) fn sample(&self, runs: &[Run], what: impl Fn(&Run) -> Option<f64>) -> Option<Sample> {
         let values: Vec<f64> = self.runs.iter().filter_map(|&run| what(&runs[run])).collect();

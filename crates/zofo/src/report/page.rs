@@ -2,6 +2,7 @@
 
 use super::chart::{Chart, STYLE};
 use super::charts::{Section, sections};
+use super::diagnosis::Diagnosis;
 use super::error::ReportError;
 use super::format::{duration, score, short};
 use super::group::{Group, varying_keys};
@@ -143,6 +144,7 @@ impl Report {
             task => &panel.task,
             metric => panel.metric.map_or("score", crate::task::Metric::as_str),
             groups => table(self.group_table(panel)),
+            diagnoses => diagnoses(panel),
             comparisons => table(self.comparison_table(panel)),
             reach => reach,
             sections => sections,
@@ -314,6 +316,14 @@ impl Report {
 
 fn table((head, rows): Table) -> Value {
     context! { head, rows }
+}
+
+fn diagnoses(panel: &Panel) -> Vec<Value> {
+    let text = |diagnosis: &Diagnosis| {
+        let Diagnosis { group, sign, evidence, advice } = diagnosis;
+        context! { group => &panel.groups[*group].label, sign => sign.as_str(), evidence => evidence, advice => advice }
+    };
+    panel.diagnoses.iter().map(text).collect()
 }
 
 fn with_deviation(sample: Option<Sample>) -> String {

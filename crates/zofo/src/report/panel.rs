@@ -1,5 +1,6 @@
 //! The runs of one task, compared.
 
+use super::diagnosis::{Diagnosis, diagnose};
 use super::group::{Group, group};
 use super::run::Run;
 use super::series::{Band, mean_of_curves};
@@ -22,6 +23,8 @@ pub struct Panel {
     pub groups: Vec<Group>,
     /// Pairs of groups, compared on the held-out examples with equal seeds.
     pub comparisons: Vec<Comparison>,
+    /// What went wrong, by its signs, and what to do about it.
+    pub diagnoses: Vec<Diagnosis>,
 }
 
 /// Two groups, compared.
@@ -62,8 +65,10 @@ pub(super) fn panels(runs: &[Run]) -> Vec<Panel> {
         let metric = positions.iter().find_map(|&position| runs[position].metric);
         // A task file is told by its name.
         let name = Path::new(task).file_stem().map_or_else(|| task.into(), |stem| stem.to_string_lossy());
-        let mut panel = Panel { task: name.into_owned(), metric, groups, comparisons: Vec::new() };
+        let (task, comparisons, diagnoses) = (name.into_owned(), Vec::new(), Vec::new());
+        let mut panel = Panel { task, metric, groups, comparisons, diagnoses };
         panel.comparisons = panel.compare(runs);
+        panel.diagnoses = diagnose(&panel, runs);
         panel
     };
     tasks.into_iter().map(panel).collect()
@@ -71,7 +76,7 @@ pub(super) fn panels(runs: &[Run]) -> Vec<Panel> {
 
 impl Panel {
     /// Whether a value of this metric is better than another.
-    fn is_better(&self, value: f64, than: f64) -> bool {
+    pub(super) fn is_better(&self, value: f64, than: f64) -> bool {
         self.metric.is_some_and(|metric| metric.is_better(value, than))
     }
 
@@ -134,7 +139,7 @@ impl Panel {
         if bests.len() < 2 {
             return None;
         }
-        let method = |index: usize| runs[self.groups[index].runs[0]].setting("method.name");
+        let method = |index: usize| self.groups[index].setting(runs, "method.name");
         let mezo = bests.iter().find(|(index, _)| method(*index) == Some("mezo"));
         let weakest = || bests.iter().reduce(|worst, next| if self.is_better(worst.1, next.1) { next } else { worst });
         let &(of, value) = mezo.or_else(weakest)?;

@@ -84,6 +84,8 @@ pub struct Run {
     pub step_count: u64,
     /// Seconds of training, without evaluation.
     pub training_seconds: Option<f64>,
+    /// What says that its memory ran out, if anything does: the reason for which it failed, or a line of its log.
+    pub out_of_memory: Option<String>,
     /// What computed it.
     pub environment: Option<Environment>,
     /// What is wrong with its files, for people.
@@ -115,6 +117,7 @@ impl Run {
             test: None,
             untouched: None,
             kept_step: None,
+            out_of_memory: None,
             step_count: last.map_or(0, |step| step.step),
             training_seconds: last.and_then(|step| step.training_seconds),
             steps: metrics.steps,
@@ -131,8 +134,8 @@ impl Run {
         run
     }
 
-    /// A run that a sweep says to have failed, perhaps before it had a folder.
-    pub fn failed(folder: &Path, name: &str, settings: BTreeMap<String, String>, reason: &str) -> Self {
+    /// A run that a sweep says to have failed, perhaps before it had a folder. `log` is what its process wrote.
+    pub fn failed(folder: &Path, name: &str, settings: BTreeMap<String, String>, reason: &str, log: &str) -> Self {
         let mut run = Self::read(folder, name);
         if !folder.exists() {
             run.problems.clear();
@@ -143,6 +146,7 @@ impl Run {
         // What its own folder says counts more: it may have been finished by hand since.
         if run.state == RunState::Unfinished {
             run.state = RunState::Failed(reason.to_owned());
+            run.out_of_memory = memory_failure(reason, log);
         }
         run
     }
@@ -209,6 +213,17 @@ impl Run {
     pub fn peak_mib(&self) -> Option<f64> {
         self.environment.as_ref()?.peak_rss_mib
     }
+}
+
+/// What says that memory ran out. The allocator writes it into the log before it aborts the process; a system that has
+/// none left kills without a word, and SIGKILL is all there is to see.
+fn memory_failure(reason: &str, log: &str) -> Option<String> {
+    const SIGNS: [&str; 4] = ["out of memory", "cannot allocate memory", "memory allocation of", "sigkill"];
+    /// Above them are earlier tries, which may have ended otherwise.
+    const LAST_LINES: usize = 5;
+    let tells = |line: &&str| SIGNS.iter().any(|sign| line.to_lowercase().contains(sign));
+    let last = log.lines().rev().take(LAST_LINES);
+    [reason].into_iter().chain(last).find(tells).map(|line| line.trim().to_owned())
 }
 
 /// The keys of a configuration with their values, whatever keys there are: a report also reads runs of other versions.

@@ -33,6 +33,13 @@ impl Sample {
     }
 }
 
+/// By how much the left mean is above the right one, and the standard error of that, the samples being independent; none
+/// with fewer than two numbers in either.
+pub(super) fn difference(left: Sample, right: Sample) -> Option<(f64, f64)> {
+    let square = |sample: Sample| Some(sample.deviation?.powi(2) / sample.count as f64);
+    Some((left.mean - right.mean, (square(left)? + square(right)?).sqrt()))
+}
+
 /// The share of Student's t distribution between −t and t, for a whole number of degrees of freedom of at least 1
 /// (Abramowitz and Stegun, 26.7.3 and 26.7.4).
 fn share_within(t: f64, freedom: usize) -> f64 {
@@ -144,6 +151,16 @@ mod tests {
         close(paired.t_test.unwrap(), 0.064_985_910_342);
         close(paired.sign_flips.unwrap(), 4.0 / 32.0);
         close(paired.smallest(), 2.0 / 32.0);
+    }
+
+    /// Worked by hand: √(0.0002/2 + 0.0008/2).
+    #[test]
+    fn means_differ_with_their_standard_errors() {
+        let [left, right] = [[0.80, 0.82], [0.70, 0.74]].map(|values| Sample::of(&values).unwrap());
+        let (more, error) = difference(left, right).unwrap();
+        close(more, 0.09);
+        close(error, 0.0005f64.sqrt());
+        assert_eq!(difference(left, Sample::of(&[0.7]).unwrap()), None);
     }
 
     /// Of degrees of freedom: the share within ±1.5, and the t within which 95 % lie.

@@ -1,4 +1,4 @@
-use super::{Report, RunState, find};
+use super::{Fonts, Report, ReportError, RunState, Sign, find};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -156,6 +156,125 @@ fn the_page_is_whole_and_names_what_it_shows() {
     }
 }
 
+/// A run of `bilevel` with these lines in its configuration besides.
+fn with_settings(parent: &Path, name: &str, seed: u64, test: f64, settings: &str) {
+    let run = Folder { method: "bilevel", seed, scores: [0.5, 0.6, 0.7], test }.write(parent, name);
+    let config = fs::read_to_string(run.join("config.toml")).unwrap();
+    fs::write(run.join("config.toml"), config.replace("[method]\n", &format!("[method]\n{settings}\n"))).unwrap();
+}
+
+/// The numbers that an attribute has in all elements of a kind.
+fn numbers(svg: &str, element: &str, attribute: &str) -> Vec<f64> {
+    let of = |tag: &str| tag.split(&format!(" {attribute}=\"")).nth(1)?.split('"').next()?.parse().ok();
+    svg.split('<').filter(|tag| tag.starts_with(element)).filter_map(of).collect()
+}
+
+#[test]
+fn a_key_that_alone_differs_is_charted() {
+    let folder = tempfile::tempdir().unwrap();
+    for (penalty, test) in [("1", 0.5), ("1e2", 0.7), ("1e4", 0.8), ("1e6", 0.6)] {
+        for seed in 0..3 {
+            let (name, test) = (format!("{penalty}-{seed}"), test + seed as f64 / 100.0);
+            with_settings(folder.path(), &name, seed, test, &format!("penalty = {penalty}"));
+        }
+    }
+    // Of no group that it is compared with, and of another method.
+    with_settings(folder.path(), "other", 0, 0.9, "penalty = 1e3\nkind = \"x\"");
+    Folder { method: "mezo", seed: 0, scores: [0.5; 3], test: 0.5 }.write(folder.path(), "mezo");
+    let charts = report(&folder).charts();
+    let [chart] = &charts.iter().filter(|chart| chart.name.contains("ablation")).collect::<Vec<_>>()[..] else {
+        panic!("{:?}", charts.iter().map(|chart| &chart.name).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        (&*chart.name, &*chart.title),
+        ("task0-ablation-method-penalty", "Test accuracy against method.penalty")
+    );
+    assert!(chart.description.contains("(3 seeds): from 0.5100 at 1.00 to 0.6100 at 1e6."), "{}", chart.description);
+    let svg = chart.svg().unwrap();
+    // The axis is logarithmic: values two decades apart are equally far from each other.
+    let x: Vec<f64> = numbers(&svg, "circle", "cx").into_iter().take(4).collect();
+    let steps: Vec<f64> = x.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(steps.iter().all(|step| (step - steps[0]).abs() <= 1.5 && *step > 50.0), "{x:?}");
+    for tick in ["1", "100", "10000", "1e6"] {
+        assert!(svg.contains(&format!("\n{tick}\n")), "{tick}: {svg}");
+    }
+    elements(&svg);
+}
+
+#[test]
+fn two_keys_make_a_line_for_every_value_of_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    for (steps, penalty) in [(1, 10), (1, 20), (5, 10), (5, 20), (10, 10), (10, 20)] {
+        let settings = format!("inner_steps = {steps}\npenalty = {penalty}");
+        with_settings(folder.path(), &format!("{steps}-{penalty}"), 0, 0.5 + f64::from(steps) / 100.0, &settings);
+    }
+    let charts = report(&folder).charts();
+    let chart = |name: &str| charts.iter().find(|chart| chart.name == format!("task0-ablation-method-{name}")).unwrap();
+    for words in ["penalty 10: from 0.5100 at 1.00 to 0.6000 at 10.0", "penalty 20: from"] {
+        assert!(chart("inner_steps").description.contains(words), "{}", chart("inner_steps").description);
+    }
+    for words in ["inner_steps 1: from 0.5100 at 10.0 to 0.5100 at 20.0", "inner_steps 10: from"] {
+        assert!(chart("penalty").description.contains(words), "{}", chart("penalty").description);
+    }
+    // A decade is not more than a decade: the axis is linear, and 5 is 4/9 of the way from 1 to 10.
+    let x = numbers(&chart("inner_steps").svg().unwrap(), "circle", "cx");
+    assert!(((x[1] - x[0]) / (x[2] - x[0]) - 4.0 / 9.0).abs() < 0.02, "{x:?}");
+}
+
+#[test]
+fn diagnoses_are_on_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    two_methods(folder.path());
+    assert!(!report(&folder).html().unwrap().contains("Diagnoses"));
+    // The record of a sweep whose run was killed before it had a folder; values are TOML there.
+    let lines = [
+        json!({ "event": "started", "run": "big", "settings": {
+            "data.task": "\"sst2\"", "method.name": "\"bilevel\"", "outer.batch_size": "64" } }),
+        json!({ "event": "ended", "run": "big", "status": "failed", "seconds": 1.0,
+            "reason": "the process ended with signal: 6 (SIGABRT): see logs/big.log" }),
+    ];
+    fs::write(folder.path().join("sweep.jsonl"), lines.map(|line| format!("{line}\n")).concat()).unwrap();
+    fs::create_dir(folder.path().join("logs")).unwrap();
+    fs::write(folder.path().join("logs/big.log"), "memory allocation of 99 bytes <failed>\n").unwrap();
+    let report = report(&folder);
+    let [panel] = &report.panels[..] else { panic!("{} panels", report.panels.len()) };
+    let [diagnosis] = &panel.diagnoses[..] else { panic!("{:?}", panel.diagnoses) };
+    assert_eq!(diagnosis.sign, Sign::OutOfMemory);
+    let page = report.html().unwrap();
+    elements(&page);
+    let place = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}"));
+    let words =
+        ["95 % interval", "Diagnoses", "out of memory", "99 bytes &lt;failed&gt;", "halve outer.batch_size (now 64)"];
+    let places: Vec<usize> = words.into_iter().chain(["Differences on the test"]).map(place).collect();
+    assert!(places.is_sorted(), "{places:?}");
+}
+
+#[test]
+fn charts_are_png_with_their_text() {
+    let folder = tempfile::tempdir().unwrap();
+    two_methods(folder.path());
+    let charts = report(&folder).charts();
+    let fonts = match Fonts::of_system() {
+        Ok(fonts) => fonts,
+        // A machine without fonts says so.
+        Err(error) => return assert!(matches!(error, ReportError::NoFont), "{error}"),
+    };
+    for chart in &charts {
+        let image = lodepng::decode32(chart.png(&fonts).unwrap()).unwrap();
+        let lines = chart.svg().unwrap().matches("<text").count();
+        assert!(image.width == 840 && image.height > 540 && lines > 8, "{}", chart.name);
+        assert!(image.buffer.iter().all(|pixel| pixel.a == 255));
+        let count = |rgb: [u8; 3]| image.buffer.iter().filter(|pixel| [pixel.r, pixel.g, pixel.b] == rgb).count();
+        // Letters and axes of the style's text colour, the first series, and paper.
+        let [ink, first, paper] = [[0x24, 0x29, 0x2f], [0x0b, 0x62, 0xb8], [255; 3]].map(count);
+        assert!(
+            ink > 100 * lines && first > 50 && paper > image.buffer.len() / 2,
+            "{}: {ink} {first} {paper}",
+            chart.name
+        );
+    }
+}
+
 #[test]
 fn hostile_text_stays_text() {
     let folder = tempfile::tempdir().unwrap();
@@ -164,8 +283,9 @@ fn hostile_text_stays_text() {
         let run =
             Folder { method: "bilevel", seed, scores: [0.5; 3], test: 0.5 }.write(folder.path(), &format!("r{seed}"));
         let text = toml::Value::from(hostile);
-        let config =
-            format!("[data]\ntask = {text}\n[method]\nname = {text}\n[run]\nseed = {seed}\n\n[peft]\nrank = {seed}\n");
+        let config = format!(
+            "[data]\ntask = {text}\n[method]\nname = {text}\n[run]\nseed = {seed}\n\n[peft]\n\"../<x>\" = {seed}\n"
+        );
         fs::write(run.join("config.toml"), config).unwrap();
     }
     let report = Report::new(hostile, find(&[folder.path().to_owned()]).unwrap());
@@ -175,6 +295,7 @@ fn hostile_text_stays_text() {
     for chart in report.charts() {
         let file = chart.file().unwrap();
         elements(&file);
+        assert!(chart.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)), "{}", chart.name);
         assert!(!file.contains('\u{1}') && !file.contains("<script"));
     }
 }

@@ -20,5 +20,6 @@ pub use error::SweepError;
 pub use file::SweepFile;
 pub use log::{LogEntry, RunStatus, SweepLog};
 pub use plan::{PlannedRun, SweepPlan};
+pub(crate) use schedule::log_file;
 pub use schedule::{Options, Outcome, SweepObserver, run};
 pub use table::{RunRow, rows, write_csv};

@@ -55,6 +55,11 @@ pub enum Outcome {
     Interrupted,
 }
 
+/// Where the process of a sweep's run writes what it says.
+pub(crate) fn log_file(output: &Path, run: &str) -> PathBuf {
+    output.join(LOGS).join(format!("{run}.log"))
+}
+
 /// Does the runs that are not done. When `interrupted` becomes true, those at hand finish their step and save.
 ///
 /// # Errors
@@ -89,7 +94,7 @@ pub fn run(
             observer.started(next, is_begun(&next.folder), number, of);
             log.started(&next.name, &next.settings)?;
             let threads = threads_of(next, options.jobs);
-            let file = logs.join(format!("{}.log", next.name));
+            let file = log_file(output, &next.name);
             working.push((next, Process::start(&options.program, &plan.file.base, next, threads, &file)?));
         }
         if working.is_empty() {
