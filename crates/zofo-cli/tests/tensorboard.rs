@@ -295,21 +295,21 @@ fn steps_in(file: &Path) -> BTreeSet<i64> {
 #[test]
 fn what_a_kill_made_void_is_forgotten() {
     let workspace = Workspace::new();
-    // Enough steps after the checkpoint of step 12 for a buffer to be written.
+    // Some steps after the checkpoint of step 60 a buffer is full and is written; the next checkpoint is far away.
     let is_reached = || {
         let file = workspace.path("run/tensorboard").exists().then(|| files(&workspace.path("run")).pop()).flatten();
-        steps(&workspace) > 20 && file.is_some_and(|file| steps_in(&file).last() > Some(&20))
+        file.is_some_and(|file| steps_in(&file).last() > Some(&65))
     };
-    kill(&workspace, "--set run.tensorboard=true --set run.eval_every=12", is_reached);
-    let text = common::stderr(&workspace.zofo("train --resume run --set run.max_steps=40").success());
+    kill(&workspace, "--set run.tensorboard=true --set run.eval_every=60", is_reached);
+    let text = common::stderr(&workspace.zofo("train --resume run --set run.max_steps=100").success());
     let resumed = text.split("resumed after step ").nth(1).and_then(|text| text.lines().next()).unwrap();
     let resumed: i64 = resumed.parse().unwrap();
     let files = files(&workspace.path("run"));
     let [first, second] = files.as_slice() else { panic!("{files:?}") };
     assert!(steps_in(first).last() > Some(&resumed), "nothing is void in {:?}", steps_in(first));
-    assert_eq!(steps_in(second), (resumed..=40).collect());
+    assert_eq!(steps_in(second), (resumed..=100).collect());
     let shown = shown(&workspace.path("run"));
-    assert_eq!(shown["train/loss"].iter().map(|point| point.0).collect::<Vec<_>>(), (1..=40).collect::<Vec<_>>());
+    assert_eq!(shown["train/loss"].iter().map(|point| point.0).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
     assert_eq!(shown, expected(&workspace));
 }
 

@@ -45,6 +45,8 @@ impl Metrics {
             let line = line.map_err(RunError::io(&self.path))?;
             events.write(&line)?;
         }
+        // A later process takes for granted that this one wrote them.
+        events.sync()?;
         self.tensorboard = Some(events);
         Ok(())
     }
