@@ -5,7 +5,7 @@ use super::statistics::Sample;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Keys in which runs of one group may differ: seeds, and what does not change what is computed.
-const WITHIN: [&str; 4] = ["run.seed", "data.seed", "run.output", "run.threads"];
+const WITHIN: [&str; 5] = ["run.seed", "data.seed", "run.output", "run.threads", "run.tensorboard"];
 
 /// Keys that name a group before others do.
 const FIRST: [&str; 7] = [
