@@ -164,16 +164,10 @@ impl Chart {
                 let outline: Vec<(f64, f64)> = lows.chain(highs).collect();
                 chart.draw_series(std::iter::once(Polygon::new(outline, fill.mix(0.16))))?;
             }
-            if has_band && series.mark == Mark::Bars {
+            if series.mark == Mark::Bars {
+                let style = fill.filled().stroke_width(1);
                 let bar = |band: &&Band| {
-                    ErrorBar::new_vertical(
-                        band.x,
-                        floor(band.low, band),
-                        band.mean,
-                        band.high,
-                        stroke.stroke_width(1),
-                        8,
-                    )
+                    ErrorBar::new_vertical(band.x, floor(band.low, band), band.mean, band.high, style, 7)
                 };
                 chart.draw_series(visible.iter().map(bar))?;
             }
@@ -185,9 +179,8 @@ impl Chart {
             let is_few = visible.len() <= 30;
             let size = match series.mark {
                 Mark::Points => Some(5),
-                Mark::Bars => Some(3),
                 Mark::Line => is_few.then_some(2),
-                Mark::Dashed => None,
+                Mark::Dashed | Mark::Bars => None,
             };
             if let Some(size) = size {
                 chart.draw_series(means().map(|point| Circle::new(point, size, fill.filled())))?;

@@ -98,7 +98,10 @@ fn paint_path(path: &usvg::Path, opacity: f32, pixmap: &mut Pixmap) -> Result<()
         paint.set_color_rgba8(color.red, color.green, color.blue, alpha);
         Ok(paint)
     };
-    if let Some(fill) = path.fill().filter(|_| path.is_visible()) {
+    let bounds = path.data().bounds();
+    // A line has no inside.
+    let has_inside = bounds.width() > 0.0 && bounds.height() > 0.0;
+    if let Some(fill) = path.fill().filter(|_| path.is_visible() && has_inside) {
         let rule = match fill.rule() {
             usvg::FillRule::NonZero => tiny_skia::FillRule::Winding,
             usvg::FillRule::EvenOdd => tiny_skia::FillRule::EvenOdd,
