@@ -227,13 +227,14 @@ fn expected(workspace: &Workspace) -> BTreeMap<String, Vec<(i64, f32)>> {
 }
 
 /// The numbers of a step of the bilevel method.
-const STEP: [&str; 13] = [
+const STEP: [&str; 14] = [
     "loss",
     "a",
     "b",
     "c",
     "gap",
     "inner_loss",
+    "inner_cosine",
     "objective_plus",
     "objective_minus",
     "slope",
