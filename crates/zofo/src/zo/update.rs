@@ -271,3 +271,27 @@ impl BackboneUpdater {
 fn scaled(directions: &[BackboneDirection], slopes: &[f64]) -> Vec<f32> {
     directions.iter().zip(slopes).map(|(direction, slope)| BackboneUpdater::recorded_slope(direction, *slope)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conservative_step_is_the_best_of_three() {
+        // Along the direction the objective is a parabola; the proposed step goes to −0.5.
+        let proposed = Step::Apply { coefficient: 0.5 };
+        let conserved = |minimum: f64| {
+            BackboneUpdater::conserve(proposed, &BackboneDirection::Seeded(1), |view| match view {
+                Perturbation::Pair { eps, .. } => {
+                    [f64::from(*eps), -f64::from(*eps)].map(|place| (place - minimum).powi(2)).to_vec()
+                }
+                _ => vec![minimum.powi(2)],
+            })
+        };
+        assert_eq!(conserved(-0.4), proposed);
+        assert_eq!(conserved(0.4), Step::Apply { coefficient: -0.5 });
+        for none_is_better in [-0.1, 0.1, f64::NAN] {
+            assert_eq!(conserved(none_is_better), Step::Skip(SkipReason::NoBetter));
+        }
+    }
+}
