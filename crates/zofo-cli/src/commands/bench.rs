@@ -129,7 +129,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let mut method = bench::bilevel(backbone()?).map_err(RunError::from)?;
     let parts = bench::measure(&mut method, &workload, &mut show)?;
     show("the machine");
-    let (direction_ns_per_weight, gemm_gflops) = (bench::direction_ns_per_weight(), bench::gemm_gflops());
+    let (direction_ns_per_weight, gemm_gflops) = (bench::direction_ns_per_weight(), bench::gemm_gflops(compute.into()));
     if let Some(mut display) = display {
         display.clear();
     }

@@ -4,7 +4,7 @@
 //! the weight is widened in registers: of two neighbours in a 32-bit lane, a shift gives the one and a mask the other. For
 //! that, x is arranged in blocks of two vectors, its even elements first.
 
-use super::run;
+use super::{Micro, run};
 use crate::flex::round;
 use crate::flex::simd;
 use crate::flex::weight::WeightMatrix;
@@ -23,32 +23,70 @@ use {
 pub(super) fn product(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     let mut rounded = vec![bf16::ZERO; x.len()];
     round::to_bf16(x, &mut rounded);
-    // SAFETY: the caller's instruction set is the one with these features; all rows have one length.
-    run(&rounded, weight, |x: [&[bf16]; 6], w: [&[bf16]; 4]| unsafe { avx512_bf16(x, w) })
+    run(&rounded, weight, &Avx512Bf16)
 }
 
 /// x·Wᵀ with x in f32 and a weight that is read as the bf16 that it is.
 pub(super) fn product_widened(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     match isa.set() {
-        Set::Portable => run(x, weight, portable),
+        Set::Portable => run(x, weight, &Portable),
         #[cfg(target_arch = "x86_64")]
-        Set::Avx2 => {
-            let x = even_first::<8>(x, weight.columns);
-            // SAFETY: an `Isa` proves that the CPU has the features of its set; all rows have one length.
-            run(&x, weight, |x: [&[f32]; 3], w: [&[bf16]; 4]| unsafe { avx2(x, w) })
-        }
+        Set::Avx2 => run(&even_first::<8>(x, weight.columns), weight, &Avx2),
         #[cfg(target_arch = "x86_64")]
-        Set::Avx512 | Set::Avx512Bf16 => {
-            let x = even_first::<16>(x, weight.columns);
-            // SAFETY: as above.
-            run(&x, weight, |x: [&[f32]; 6], w: [&[bf16]; 4]| unsafe { avx512(x, w) })
-        }
+        Set::Avx512 | Set::Avx512Bf16 => run(&even_first::<16>(x, weight.columns), weight, &Avx512),
     }
 }
 
-/// The dot product of every x with every w, all of one length.
-fn portable(x: [&[f32]; 4], w: [&[bf16]; 1]) -> [[f32; 1]; 4] {
-    x.map(|x| w.map(|w| simd::dot_widened(x, w)))
+struct Portable;
+
+impl Micro<f32, bf16> for Portable {
+    const ROWS: usize = 4;
+
+    fn products<const R: usize>(&self, x: [&[f32]; R], w: [&[bf16]; 4]) -> [[f32; 4]; R] {
+        x.map(|x| w.map(|w| simd::dot_widened(x, w)))
+    }
+}
+
+/// Widens the weight. Made only where the CPU has the features.
+#[cfg(target_arch = "x86_64")]
+struct Avx2;
+
+#[cfg(target_arch = "x86_64")]
+impl Micro<f32, bf16> for Avx2 {
+    const ROWS: usize = 3;
+
+    fn products<const R: usize>(&self, x: [&[f32]; R], w: [&[bf16]; 4]) -> [[f32; 4]; R] {
+        // SAFETY: see the type and the trait.
+        unsafe { avx2(x, w) }
+    }
+}
+
+/// Widens the weight. Made only where the CPU has the features.
+#[cfg(target_arch = "x86_64")]
+struct Avx512;
+
+#[cfg(target_arch = "x86_64")]
+impl Micro<f32, bf16> for Avx512 {
+    const ROWS: usize = 6;
+
+    fn products<const R: usize>(&self, x: [&[f32]; R], w: [&[bf16]; 4]) -> [[f32; 4]; R] {
+        // SAFETY: see the type and the trait.
+        unsafe { avx512(x, w) }
+    }
+}
+
+/// Multiplies bf16. Made only where the CPU has the features.
+#[cfg(target_arch = "x86_64")]
+struct Avx512Bf16;
+
+#[cfg(target_arch = "x86_64")]
+impl Micro<bf16, bf16> for Avx512Bf16 {
+    const ROWS: usize = 6;
+
+    fn products<const R: usize>(&self, x: [&[bf16]; R], w: [&[bf16]; 4]) -> [[f32; 4]; R] {
+        // SAFETY: see the type and the trait.
+        unsafe { avx512_bf16(x, w) }
+    }
 }
 
 /// Rows of x with every block of 2·`LANES` elements arranged as its even elements, then its odd ones. What is left at the end
@@ -68,7 +106,7 @@ fn even_first<const LANES: usize>(x: &[f32], depth: usize) -> Vec<f32> {
 
 /// A micro-kernel that widens the weight: x is arranged by [`even_first`].
 macro_rules! widening_kernel {
-    ($name:ident, $feature:literal, rows $rows:literal, lanes $lanes:literal, $vector:ident, $zero:ident, $load:ident, $fma:ident,
+    ($name:ident, $feature:literal, lanes $lanes:literal, $vector:ident, $zero:ident, $load:ident, $fma:ident,
      $sums:ident, $load_pairs:ident, $shift:expr, $mask:expr, $cast:ident) => {
         /// The dot product of every x with every w. All partial sums stay in registers.
         ///
@@ -77,39 +115,43 @@ macro_rules! widening_kernel {
         /// All slices have one length.
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = $feature)]
-        unsafe fn $name(x: [&[f32]; $rows], w: [&[bf16]; 4]) -> [[f32; 4]; $rows] {
+        unsafe fn $name<const R: usize>(x: [&[f32]; R], w: [&[bf16]; 4]) -> [[f32; 4]; R] {
             const BLOCK: usize = 2 * $lanes;
             let depth = x[0].len();
             let (x, w) = (x.map(<[f32]>::as_ptr), w.map(<[bf16]>::as_ptr));
-            let mut partial: [[$vector; 4]; $rows] = [[$zero(); 4]; $rows];
+            let mut partial: [[$vector; 4]; R] = [[$zero(); 4]; R];
             let whole = depth / BLOCK * BLOCK;
             let mut k = 0;
             while k < whole {
                 // SAFETY: k + 2 · lanes ≤ depth, the length of every slice.
-                let even: [$vector; $rows] = std::array::from_fn(|r| unsafe { $load(x[r].add(k)) });
+                let even: [$vector; R] = std::array::from_fn(|r| unsafe { $load(x[r].add(k)) });
                 for c in 0..4 {
                     // SAFETY: as above.
                     let pairs = unsafe { $load_pairs(w[c].add(k).cast()) };
                     let w = $cast($shift(pairs));
-                    for r in 0..$rows {
+                    for r in 0..R {
                         partial[r][c] = $fma(even[r], w, partial[r][c]);
                     }
                 }
                 // SAFETY: as above.
-                let odd: [$vector; $rows] = std::array::from_fn(|r| unsafe { $load(x[r].add(k + $lanes)) });
+                let odd: [$vector; R] = std::array::from_fn(|r| unsafe { $load(x[r].add(k + $lanes)) });
                 for c in 0..4 {
                     // SAFETY: as above.
                     let pairs = unsafe { $load_pairs(w[c].add(k).cast()) };
                     let w = $cast($mask(pairs));
-                    for r in 0..$rows {
+                    for r in 0..R {
                         partial[r][c] = $fma(odd[r], w, partial[r][c]);
                     }
                 }
                 k += BLOCK;
             }
-            let mut out = partial.map(|partial| $sums(partial));
+            // A closure in `map` would not be compiled for the feature, and would have the sums in memory.
+            let mut out = [[0.0; 4]; R];
+            for r in 0..R {
+                out[r] = $sums(partial[r]);
+            }
             for k in whole..depth {
-                for r in 0..$rows {
+                for r in 0..R {
                     for c in 0..4 {
                         // SAFETY: k < depth.
                         let (x, w) = unsafe { (*x[r].add(k), *w[c].add(k)) };
@@ -127,12 +169,12 @@ macro_rules! widening_kernel {
 const UPPER: i32 = 0xFFFF_0000u32 as i32;
 
 widening_kernel!(
-    avx2, "avx2,fma", rows 3, lanes 8, __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps, sums_avx2,
+    avx2, "avx2,fma", lanes 8, __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps, sums_avx2,
     _mm256_loadu_si256, |pairs| _mm256_slli_epi32::<16>(pairs),
     |pairs| _mm256_and_si256(pairs, _mm256_set1_epi32(UPPER)), _mm256_castsi256_ps
 );
 widening_kernel!(
-    avx512, "avx512f", rows 6, lanes 16, __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_fmadd_ps, sums_avx512,
+    avx512, "avx512f", lanes 16, __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_fmadd_ps, sums_avx512,
     _mm512_loadu_si512, |pairs| _mm512_slli_epi32::<16>(pairs),
     |pairs| _mm512_and_si512(pairs, _mm512_set1_epi32(UPPER)), _mm512_castsi512_ps
 );
@@ -144,27 +186,58 @@ widening_kernel!(
 /// All slices have one length.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn avx512_bf16(x: [&[bf16]; 6], w: [&[bf16]; 4]) -> [[f32; 4]; 6] {
-    const BLOCK: usize = 32;
+unsafe fn avx512_bf16<const R: usize>(x: [&[bf16]; R], w: [&[bf16]; 4]) -> [[f32; 4]; R] {
     let depth = x[0].len();
     let (x, w) = (x.map(|x| x.as_ptr().cast::<i16>()), w.map(|w| w.as_ptr().cast::<i16>()));
-    let mut partial = [[_mm512_setzero_ps(); 4]; 6];
-    let mut k = 0;
-    while k < depth {
-        // The last block may be a part of one: lanes beyond it are not read, and are zero.
-        let lanes = u32::MAX >> (BLOCK - BLOCK.min(depth - k));
-        // SAFETY: lanes of the mask lie before `depth`, the length of every slice.
-        let load = |row: *const i16| unsafe { _mm512_maskz_loadu_epi16(lanes, row.add(k)) };
-        // SAFETY: both are 512 bits without invalid values; the one is read as the other's 32 bf16.
-        let load = |row: *const i16| unsafe { std::mem::transmute::<__m512i, __m512bh>(load(row)) };
-        let x = x.map(load);
-        for c in 0..4 {
-            let w = load(w[c]);
-            for r in 0..6 {
-                partial[r][c] = _mm512_dpbf16_ps(partial[r][c], x[r], w);
-            }
-        }
-        k += BLOCK;
+    let mut partial = [[_mm512_setzero_ps(); 4]; R];
+    let whole = depth / PAIRS * PAIRS;
+    for k in (0..whole).step_by(PAIRS) {
+        // SAFETY: k + 32 ≤ depth, the length of every slice.
+        unsafe { add_products(&mut partial, x.map(|x| x.add(k)), w.map(|w| w.add(k)), u32::MAX) };
     }
-    partial.map(|partial| sums_avx512(partial))
+    if whole < depth {
+        // SAFETY: the lanes of the mask lie before `depth`, and so does `whole`.
+        unsafe {
+            let lanes = u32::MAX >> (PAIRS - (depth - whole));
+            add_products(&mut partial, x.map(|x| x.add(whole)), w.map(|w| w.add(whole)), lanes);
+        }
+    }
+    let mut out = [[0.0; 4]; R];
+    for r in 0..R {
+        out[r] = sums_avx512(partial[r]);
+    }
+    out
+}
+
+/// bf16 in a vector.
+#[cfg(target_arch = "x86_64")]
+const PAIRS: usize = 32;
+
+/// Adds the products of the next 32 elements, or of those that `lanes` has, to the partial sums. The others are not read.
+///
+/// # Safety
+///
+/// The elements that `lanes` has can be read.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn add_products<const R: usize>(
+    partial: &mut [[__m512; 4]; R],
+    x: [*const i16; R],
+    w: [*const i16; 4],
+    lanes: u32,
+) {
+    let load = |row: *const i16| {
+        // SAFETY: the caller's promise.
+        let vector = unsafe { _mm512_maskz_loadu_epi16(lanes, row) };
+        // SAFETY: both are 512 bits without invalid values; the one is read as the other's 32 bf16.
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(vector) }
+    };
+    let x: [__m512bh; R] = std::array::from_fn(|r| load(x[r]));
+    for c in 0..4 {
+        let w = load(w[c]);
+        for r in 0..R {
+            partial[r][c] = _mm512_dpbf16_ps(partial[r][c], x[r], w);
+        }
+    }
 }

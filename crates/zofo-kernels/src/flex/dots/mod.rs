@@ -54,13 +54,21 @@ fn product_in_f32(isa: Isa, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     }
 }
 
-/// Runs a micro-kernel, which computes the dot products of `R` rows of x with `C` rows of W, all of one length, over a whole
-/// product.
-fn run<X: Sync, W: Stored, const R: usize, const C: usize>(
-    x: &[X],
-    weight: &WeightMatrix,
-    kernel: impl Fn([&[X]; R], [&[W]; C]) -> [[f32; C]; R] + Sync,
-) -> Vec<f32> {
+/// Rows of the weight that a register block multiplies.
+const COLUMNS: usize = 4;
+
+/// A micro-kernel: it computes one register block.
+trait Micro<X, W>: Sync {
+    /// Rows of x in a register block, at most 6.
+    const ROWS: usize;
+
+    /// The dot product of every x with every w, all of one length. The partial sums of `ROWS` rows stay in registers. How
+    /// the terms of one product are added does not depend on `R`.
+    fn products<const R: usize>(&self, x: [&[X]; R], w: [&[W]; COLUMNS]) -> [[f32; COLUMNS]; R];
+}
+
+/// Runs a micro-kernel over a whole product.
+fn run<X: Sync, W: Stored>(x: &[X], weight: &WeightMatrix, kernel: &impl Micro<X, W>) -> Vec<f32> {
     let (depth, width, signs) = (weight.columns, weight.rows, weight.signs());
     let rows = x.len() / depth;
     let share = rows / signs;
@@ -74,7 +82,7 @@ fn run<X: Sync, W: Stored, const R: usize, const C: usize>(
             for start in (0..share).step_by(block_rows) {
                 let block = sign * share + start..sign * share + share.min(start + block_rows);
                 let x = &x[block.start * depth..block.end * depth];
-                Tile { x, weights, depth, out: &out, rows: block, columns: columns.clone() }.run(&kernel);
+                Tile { x, weights, depth, out: &out, rows: block, columns: columns.clone() }.run(kernel);
             }
         }
     });
@@ -99,6 +107,16 @@ fn unit_rows<'a, W: Stored>(
     [first, second]
 }
 
+/// Begins to load what is multiplied next: the rows of a weight come from memory, once, and are waited for otherwise.
+fn prefetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(64 / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch changes nothing but caches.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+}
+
 /// Some rows of x with one unit of the weight.
 struct Tile<'a, X, W> {
     x: &'a [X],
@@ -113,25 +131,44 @@ struct Tile<'a, X, W> {
 
 impl<X, W> Tile<'_, X, W> {
     /// For every few rows of the weight, which then stay in the first-level cache, all rows of x.
-    fn run<const R: usize, const C: usize>(&self, products: impl Fn([&[X]; R], [&[W]; C]) -> [[f32; C]; R]) {
-        let depth = self.depth;
+    fn run<M: Micro<X, W>>(&self, kernel: &M) {
         let (x_rows, w_rows) = (self.rows.len(), self.columns.len());
-        // At the edges a block repeats the last row; what it computes twice is not stored twice.
-        let row = |index: usize, count: usize| {
-            let index = index.min(count - 1);
-            index * depth..(index + 1) * depth
-        };
-        for j in (0..w_rows).step_by(C) {
-            let w: [&[W]; C] = std::array::from_fn(|c| &self.weights[row(j + c, w_rows)]);
-            for i in (0..x_rows).step_by(R) {
-                let x: [&[X]; R] = std::array::from_fn(|r| &self.x[row(i + r, x_rows)]);
-                let products = products(x, w);
-                for (r, products) in products.iter().enumerate().take(x_rows - i) {
-                    let width = C.min(w_rows - j);
-                    // SAFETY: the columns belong to this unit of work alone, and this slice is dropped before the next.
-                    let out = unsafe { self.out.row_part(self.rows.start + i + r, self.columns.start + j, width) };
-                    out.copy_from_slice(&products[..width]);
+        let blocks = x_rows.div_ceil(M::ROWS);
+        for column in (0..w_rows).step_by(COLUMNS) {
+            // At the edge a block repeats the last row; what it computes twice is not stored twice.
+            let row = |c: usize| (column + c).min(w_rows - 1) * self.depth;
+            let w = std::array::from_fn(|c| &self.weights[row(c)..row(c) + self.depth]);
+            let next = &self.weights[((column + COLUMNS) * self.depth).min(self.weights.len())..];
+            let next = &next[..next.len().min(COLUMNS * self.depth)];
+            for block in 0..blocks {
+                prefetch(&next[block * next.len() / blocks..(block + 1) * next.len() / blocks]);
+                // Blocks of about equal size, none of them with a row too many.
+                let start = block * x_rows / blocks;
+                match (block + 1) * x_rows / blocks - start {
+                    1 => self.block::<M, 1>(kernel, start, column, w),
+                    2 => self.block::<M, 2>(kernel, start, column, w),
+                    3 => self.block::<M, 3>(kernel, start, column, w),
+                    4 => self.block::<M, 4>(kernel, start, column, w),
+                    5 => self.block::<M, 5>(kernel, start, column, w),
+                    _ => self.block::<M, 6>(kernel, start, column, w),
                 }
+            }
+        }
+    }
+
+    /// `R` rows of x from `start`, which the caller's blocks divide so, with the rows of the weight from `column`.
+    #[inline(always)]
+    fn block<M: Micro<X, W>, const R: usize>(&self, kernel: &M, start: usize, column: usize, w: [&[W]; COLUMNS]) {
+        let x = std::array::from_fn(|r| &self.x[(start + r) * self.depth..][..self.depth]);
+        let products: [[f32; COLUMNS]; R] = kernel.products(x, w);
+        let width = COLUMNS.min(self.columns.len() - column);
+        for (r, products) in products.iter().enumerate() {
+            // SAFETY: the columns belong to this unit of work alone, and this slice is dropped before the next.
+            let out = unsafe { self.out.row_part(self.rows.start + start + r, self.columns.start + column, width) };
+            // Of a length that the compiler knows, unless it is the edge.
+            match out.first_chunk_mut() {
+                Some(out) if width == COLUMNS => *out = *products,
+                _ => out.copy_from_slice(&products[..width]),
             }
         }
     }
