@@ -5,6 +5,7 @@ use crate::view::WeightView;
 use burn::tensor::DType;
 use burn_flex::FlexTensor;
 use half::bf16;
+use std::ops::Range;
 
 /// The stored values of a weight.
 #[derive(Clone, Copy)]
@@ -64,6 +65,16 @@ impl Stored for bf16 {
     }
 }
 
+/// Begins to load values into the second-level cache.
+pub(super) fn prefetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(64 / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch changes nothing but caches.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+}
+
 /// A weight matrix `[rows, columns]`, read through a [`WeightView`].
 #[derive(Clone, Copy)]
 pub(super) struct WeightMatrix<'a> {
@@ -111,6 +122,15 @@ impl<'a> WeightMatrix<'a> {
             return None;
         }
         W::stored(self.values).map(|values| &values[start..start + len])
+    }
+
+    /// Begins to load the stored values of a part of a row.
+    pub(super) fn prefetch(&self, row: usize, columns: Range<usize>) {
+        let part = row * self.columns + columns.start..row * self.columns + columns.end;
+        match self.values {
+            Values::F32(values) => prefetch(&values[part]),
+            Values::Bf16(values) => prefetch(&values[part]),
+        }
     }
 
     /// Writes `len` elements of a row, as every sign sees them, to `out[sign]`. `out[1]` is left alone

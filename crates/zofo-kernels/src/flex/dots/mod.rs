@@ -12,7 +12,7 @@ mod f32;
 
 use super::columns::SharedColumns;
 use super::round;
-use super::weight::{Stored, WeightMatrix};
+use super::weight::{Stored, WeightMatrix, prefetch};
 use crate::compute::Compute;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -107,16 +107,6 @@ fn unit_rows<'a, W: Stored>(
     [first, second]
 }
 
-/// Begins to load what is multiplied next: the rows of a weight come from memory, once, and are waited for otherwise.
-fn prefetch<T>(values: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(64 / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch changes nothing but caches.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
-}
-
 /// Some rows of x with one unit of the weight.
 struct Tile<'a, X, W> {
     x: &'a [X],
@@ -141,6 +131,7 @@ impl<X, W> Tile<'_, X, W> {
             let next = &self.weights[((column + COLUMNS) * self.depth).min(self.weights.len())..];
             let next = &next[..next.len().min(COLUMNS * self.depth)];
             for block in 0..blocks {
+                // They come from memory, once, and would be waited for.
                 prefetch(&next[block * next.len() / blocks..(block + 1) * next.len() / blocks]);
                 // Blocks of about equal size, none of them with a row too many.
                 let start = block * x_rows / blocks;

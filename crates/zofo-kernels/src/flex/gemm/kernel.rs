@@ -8,8 +8,11 @@ use {crate::flex::round, std::arch::x86_64::*};
 pub(in crate::flex) trait Packed: Copy + Default + Send + Sync {
     /// Steps of the reduction in one value.
     const STEPS: usize;
-    /// Puts a factor at a step.
+    /// Puts a factor at a step; panels are zero before.
     fn set(&mut self, step: usize, factor: f32);
+    /// Writes one value per column from the factors of its steps. The second step has none where the reduction ends before
+    /// it, and in a format of one step.
+    fn pack(steps: [&[f32]; 2], out: &mut [Self]);
 }
 
 impl Packed for f32 {
@@ -19,9 +22,14 @@ impl Packed for f32 {
     fn set(&mut self, _: usize, factor: f32) {
         *self = factor;
     }
+
+    #[inline(always)]
+    fn pack([factors, _]: [&[f32]; 2], out: &mut [Self]) {
+        out.copy_from_slice(factors);
+    }
 }
 
-/// Two bf16, the first step in the lower half.
+/// Two bf16, the first step in the lower half. Only the kernel for AVX512-BF16 takes them.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, Default)]
 #[repr(transparent)]
@@ -33,8 +41,26 @@ impl Packed for Bf16Pair {
 
     #[inline(always)]
     fn set(&mut self, step: usize, factor: f32) {
-        // Panels are zero before they are packed.
         self.0 |= u32::from(round::nearest_bits(factor)) << (16 * step);
+    }
+
+    fn pack([first, second]: [&[f32]; 2], out: &mut [Self]) {
+        if second.is_empty() {
+            for (out, first) in out.iter_mut().zip(first) {
+                *out = Self(u32::from(round::nearest_bits(*first)));
+            }
+        } else {
+            // SAFETY: pairs are made only where the CPU has AVX512-BF16, and with it the features.
+            unsafe { pack_pairs(first, second, out) };
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn pack_pairs(first: &[f32], second: &[f32], out: &mut [Bf16Pair]) {
+    for ((out, first), second) in out.iter_mut().zip(first).zip(second) {
+        *out = Bf16Pair(u32::from(round::nearest_bits(*first)) | u32::from(round::nearest_bits(*second)) << 16);
     }
 }
 
@@ -110,7 +136,8 @@ pub(super) fn avx512_bf16(x: &[Bf16Pair], weight: &[Bf16Pair]) -> [[f32; 32]; 12
     let (weight, _) = weight.as_chunks::<32>();
     for (x, weight) in x.iter().zip(weight) {
         // SAFETY: 32 pairs are two vectors of 16; a pair is its 32 bits.
-        let weight = [0, LANES].map(|lane| bf16(unsafe { _mm512_loadu_si512(weight[lane..].as_ptr().cast()) }));
+        let weight: [__m512bh; 2] =
+            std::array::from_fn(|j| bf16(unsafe { _mm512_loadu_si512(weight[j * LANES..].as_ptr().cast()) }));
         for i in 0..12 {
             let x = bf16(_mm512_set1_epi32(x[i].0 as i32));
             for j in 0..2 {
@@ -118,12 +145,13 @@ pub(super) fn avx512_bf16(x: &[Bf16Pair], weight: &[Bf16Pair]) -> [[f32; 32]; 12
             }
         }
     }
-    sum.map(|sum| {
-        let mut out = [0.0f32; 2 * LANES];
-        for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(sum) {
-            // SAFETY: the chunk holds the vector.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), sum) };
+    // Not by `map`: its closure would not be compiled for the features, and would have the sums in memory.
+    let mut out = [[0.0f32; 2 * LANES]; 12];
+    for i in 0..12 {
+        for j in 0..2 {
+            // SAFETY: the half of the row holds the vector.
+            unsafe { _mm512_storeu_ps(out[i][j * LANES..].as_mut_ptr(), sum[i][j]) };
         }
-        out
-    })
+    }
+    out
 }

@@ -87,7 +87,8 @@ impl<P: Packed, const R: usize, const C: usize> Kernel<P, R, C> {
         let out = SharedColumns::new(&mut y, width);
         (0..width.div_ceil(UNIT)).into_par_iter().for_each_init(Scratch::default, |scratch, unit| {
             let columns = unit * UNIT..((unit + 1) * UNIT).min(width);
-            for block in blocks(depth) {
+            let mut blocks = blocks(depth).peekable();
+            while let Some(block) = blocks.next() {
                 scratch.pack::<C>(weight, columns.clone(), block.clone());
                 for (sign, x) in x.iter().enumerate() {
                     let target = Target {
@@ -96,7 +97,15 @@ impl<P: Packed, const R: usize, const C: usize> Kernel<P, R, C> {
                         columns: columns.clone(),
                         first: block.start == 0,
                     };
-                    self.run(x, &scratch.panels[sign], depth, block.clone(), &target);
+                    // The next unit most often comes next on this thread, too.
+                    let next = match blocks.peek() {
+                        _ if sign > 0 => Next { weight, rows: 0..0, columns: 0..0 },
+                        Some(rows) => Next { weight, rows: rows.clone(), columns: columns.clone() },
+                        None => {
+                            Next { weight, rows: 0..block.len(), columns: columns.end..width.min(columns.end + UNIT) }
+                        }
+                    };
+                    self.run(x, &scratch.panels[sign], depth, block.clone(), &target, &next);
                 }
             }
         });
@@ -104,10 +113,13 @@ impl<P: Packed, const R: usize, const C: usize> Kernel<P, R, C> {
     }
 
     /// All register blocks of one unit: for every panel of the weight, all panels of x.
-    fn run(&self, x: &[P], weight: &[P], depth: usize, block: Range<usize>, target: &Target) {
+    fn run(&self, x: &[P], weight: &[P], depth: usize, block: Range<usize>, target: &Target, next: &Next) {
         let (depth, block) = (depth.div_ceil(P::STEPS), block.start / P::STEPS..block.end.div_ceil(P::STEPS));
+        let panels = x.len() / (R * depth);
+        let all = panels * weight.len() / (C * block.len());
         for (j, weight) in weight.chunks_exact(C * block.len()).enumerate() {
             for (i, x) in x.chunks_exact(R * depth).enumerate() {
+                next.prefetch(j * panels + i, all);
                 let sum = self.0(&x[R * block.start..R * block.end], weight);
                 target.add(i * R, j * C, &sum);
             }
@@ -143,8 +155,8 @@ fn pack_rows<P: Packed, const R: usize>(x: &[f32], rows: usize, depth: usize) ->
 /// Buffers that a thread keeps from one unit of work to the next.
 #[derive(Default)]
 struct Scratch<P> {
-    /// Part of a row of the weight, as every sign sees it.
-    row: [Vec<f32>; 2],
+    /// Parts of the rows of the weight that make one step, as every sign sees them: `[row][sign]`.
+    rows: [[Vec<f32>; 2]; 2],
     /// The packed tile of every sign: `[panel][depth][C]`, padded with zeros.
     panels: [Vec<P>; 2],
 }
@@ -157,25 +169,45 @@ impl<P: Packed> Scratch<P> {
             panels.clear();
             panels.resize(len.div_ceil(C) * C * steps, P::default());
         }
-        let [first, second] = &mut self.row;
-        first.resize(len, 0.0);
-        second.resize(len, 0.0);
-        for (k, row) in block.enumerate() {
-            let values = match weight.borrow(row, columns.start, len) {
-                Some(stored) => [stored, &[]],
-                None => {
-                    weight.read(row, columns.start, [first, second]);
-                    [&**first, &**second]
-                }
-            };
-            for (panels, values) in self.panels[..signs].iter_mut().zip(values) {
-                for (panel, values) in values.chunks(C).enumerate() {
-                    let at = (panel * steps + k / P::STEPS) * C;
-                    for (slot, value) in panels[at..at + values.len()].iter_mut().zip(values) {
-                        slot.set(k % P::STEPS, *value);
+        self.rows.iter_mut().flatten().for_each(|row| row.resize(len, 0.0));
+        for step in 0..steps {
+            let mut values: [[&[f32]; 2]; 2] = [[&[]; 2]; 2];
+            let rows = block.clone().skip(step * P::STEPS).take(P::STEPS);
+            for ((k, row), buffers) in rows.enumerate().zip(&mut self.rows) {
+                let [plus, minus] = match weight.borrow(row, columns.start, len) {
+                    Some(stored) => [stored, &[]],
+                    None => {
+                        let [plus, minus] = buffers;
+                        weight.read(row, columns.start, [plus, minus]);
+                        [&**plus, &**minus]
                     }
+                };
+                (values[0][k], values[1][k]) = (plus, minus);
+            }
+            for (panels, [first, second]) in self.panels[..signs].iter_mut().zip(values) {
+                let mut second = second.chunks(C);
+                for (panel, first) in first.chunks(C).enumerate() {
+                    let at = (panel * steps + step) * C;
+                    P::pack([first, second.next().unwrap_or(&[])], &mut panels[at..at + first.len()]);
                 }
             }
+        }
+    }
+}
+
+/// The part of the weight that is packed next.
+struct Next<'a> {
+    weight: &'a WeightMatrix<'a>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Next<'_> {
+    /// Begins to load its part `part` of `all`: it comes from memory, in short pieces, and is waited for otherwise.
+    fn prefetch(&self, part: usize, all: usize) {
+        let count = self.rows.len();
+        for row in self.rows.clone().skip(part * count / all).take((part + 1) * count / all - part * count / all) {
+            self.weight.prefetch(row, self.columns.clone());
         }
     }
 }
