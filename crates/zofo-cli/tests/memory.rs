@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 /// What is set for a run with each block, and for one of each method that trains, beside the workspace's configuration.
-const CASES: [&[&str]; 8] = [
+const CASES: [&[&str]; 11] = [
     &["peft.kind=lora", "peft.rank=8"],
     &["peft.kind=prefix"],
     &["peft.kind=prompt", "peft.virtual_tokens=100"],
@@ -22,6 +22,9 @@ const CASES: [&[&str]; 8] = [
     &["method.name=first-order"],
     &["method.name=two-stage", "method.first_stage_steps=1"],
     &["method.name=full"],
+    &["method.name=first-order", "inner.batch_size=40"],
+    &["method.name=first-order", "inner.batch_size=40", "inner.gradient_checkpointing=true"],
+    &["peft.kind=prefix", "outer.batch_size=12", "inner.gradient_checkpointing=true"],
 ];
 
 #[test]

@@ -164,6 +164,22 @@ fn exact_gradients_keep_the_best_step() {
 }
 
 #[test]
+fn gradient_checkpointing_changes_no_byte() {
+    for settings in [
+        "--set peft.dropout=0.2 --set inner.accumulate=2 --set outer.accumulate=2",
+        "--set method.name=first-order --set peft.kind=prefix --set peft.init=projection --set peft.projection_hidden=6",
+        "--set method.name=two-stage --set method.first_stage_steps=2 --set peft.kind=prompt --set method.loss=candidates",
+    ] {
+        let [kept, again] = ["false", "true"].map(|checkpointing| {
+            let workspace = Workspace::new();
+            train(&workspace, &format!("{settings} --set inner.gradient_checkpointing={checkpointing}"));
+            workspace.results()
+        });
+        again.assert_equal(&kept, settings);
+    }
+}
+
+#[test]
 fn a_run_ends_when_its_patience_does() {
     let workspace = Workspace::new();
     // Nothing moves enough for another accuracy or loss to be the better one twice.
@@ -201,6 +217,8 @@ fn a_plan_counts_the_passes_of_its_method() {
         ("method.name=full", 1, 1),
         ("method.name=zero-shot", 0, 0),
         ("outer.directions=2 --set outer.accumulate=2", 2 + 4 + 24, 2 + 4),
+        ("method.name=first-order --set inner.gradient_checkpointing=true", 2, 1),
+        ("inner.gradient_checkpointing=true", 2 * (2 + 2) + 6, 2 + 2),
     ] {
         let plan = json_of(&workspace.zofo(&format!("plan config.toml --json --set {settings}")).success());
         let passes = (plan["forward_passes"].as_u64().unwrap(), plan["backward_passes"].as_u64().unwrap());

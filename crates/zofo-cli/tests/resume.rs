@@ -99,6 +99,21 @@ fn killed_at_any_instant() {
 }
 
 #[test]
+fn killed_at_any_instant_with_gradient_checkpointing() {
+    kill_at_random("--set inner.gradient_checkpointing=true --set peft.dropout=0.2");
+}
+
+/// What ran out of memory may go on with less.
+#[test]
+fn a_run_goes_on_with_gradient_checkpointing() {
+    let (expected, _) = reference(STEPS);
+    let workspace = Workspace::new();
+    assert_eq!(interrupt(&workspace, STEPS, "-INT").code(), Some(130));
+    workspace.zofo("train --resume run --set inner.gradient_checkpointing=true").success();
+    workspace.results().assert_equal(&expected, "with checkpointing from then on");
+}
+
+#[test]
 fn killed_at_any_instant_with_bf16_weights() {
     kill_at_random("--set model.dtype=bf16 --set outer.lr=1e-3");
 }

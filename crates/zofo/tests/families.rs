@@ -9,6 +9,8 @@ use std::sync::Arc;
 use zofo::hf::{ModelFiles, ModuleNames, WeightDtype};
 use zofo::model::{Backbone, Batch, KeyValueCache, Part, RopeScaling};
 use zofo::peft::{Adapter, AdapterConfig, InitTokens, LoraConfig, PrefixConfig, PrefixInit, PromptConfig, PromptInit};
+use zofo::task::{EncodedCandidate, EncodedExample};
+use zofo::train::loss::{mean_backbone_gradients, mean_gradients};
 use zofo::zo::space::{DirectionKind, DirectionSpace};
 use zofo::zo::{BackboneDirection, Perturbation};
 
@@ -37,13 +39,29 @@ fn blocks(backbone: &Backbone) -> Vec<Adapter> {
     let lora = LoraConfig { targets: Some(ModuleNames::Pattern("all-linear".to_owned())), ..LoraConfig::default() };
     let prefix = PrefixConfig { virtual_tokens, init: PrefixInit::Activations(InitTokens::Given(vec![9, 4, 7])) };
     let prompt = PromptConfig { virtual_tokens, init: PromptInit::Embeddings(InitTokens::Given(vec![3, 8])) };
-    let all = [AdapterConfig::Lora(lora), AdapterConfig::Prefix(prefix), AdapterConfig::Prompt(prompt)];
+    moved(backbone, &[AdapterConfig::Lora(lora), AdapterConfig::Prefix(prefix), AdapterConfig::Prompt(prompt)])
+}
+
+/// Blocks whose gradients have a way of their own: through masks, not through the lower blocks of the model, and to a
+/// network.
+fn other_blocks(backbone: &Backbone) -> Vec<Adapter> {
+    let masked = LoraConfig {
+        targets: Some(ModuleNames::Pattern("all-linear".to_owned())),
+        dropout: 0.3,
+        ..LoraConfig::default()
+    };
+    let upper = LoraConfig { layers: Some(vec![backbone.config().layers.len() - 1]), ..LoraConfig::default() };
+    let network = PrefixConfig { virtual_tokens: VIRTUAL_TOKENS, init: PrefixInit::Projection { hidden: 6 } };
+    moved(backbone, &[AdapterConfig::Lora(masked), AdapterConfig::Lora(upper), AdapterConfig::Prefix(network)])
+}
+
+fn moved(backbone: &Backbone, configs: &[AdapterConfig]) -> Vec<Adapter> {
     let new = |config: &AdapterConfig| {
         let block = Adapter::new(config, backbone, 5).unwrap();
         let moved = block.tensors().into_iter().map(|(_, tensor)| tensor + 0.02).collect();
         block.with_tensors(moved)
     };
-    all.iter().map(new).collect()
+    configs.iter().map(new).collect()
 }
 
 fn batch(lengths: &[u32]) -> Batch {
@@ -51,6 +69,14 @@ fn batch(lengths: &[u32]) -> Batch {
         lengths.iter().map(|&length| (0..length).map(|i| (i * 7 + length) % 60).collect()).collect();
     let labels: Vec<Vec<Option<u32>>> = ids.iter().map(|ids| ids.iter().copied().map(Some).collect()).collect();
     Batch::labelled(ids.iter().map(Vec::as_slice).zip(labels.iter().map(Vec::as_slice)))
+}
+
+/// Two examples of which the right candidate is to be chosen.
+fn choices() -> Batch {
+    let candidate = |answer: &[u32]| EncodedCandidate::new([&[5, 11, 2, 30], answer].concat(), answer.len());
+    let candidates = vec![candidate(&[7]), candidate(&[8, 9, 3]), candidate(&[8, 1])];
+    let example = EncodedExample { candidates, golds: vec![1], line: 1 };
+    Batch::choices(&[example.clone(), EncodedExample { golds: vec![0], ..example }])
 }
 
 fn values(tensor: Tensor<2>) -> Vec<f32> {
@@ -162,6 +188,55 @@ fn a_pair_over_some_of_the_weights_is_both_signs_alone() {
             let both =
                 values(backbone.token_nll(&parts, &Perturbation::Pair { direction: direction.clone(), eps: 1e-2 }));
             assert!(both == [one(1e-2), one(-1e-2)].concat(), "{name}, {names}");
+        }
+    }
+}
+
+#[test]
+fn gradients_with_checkpointing_are_the_same_bits() {
+    for (name, backbone) in models() {
+        let blocks = [blocks(&backbone), other_blocks(&backbone)].concat();
+        let [a, b, c, d] = [batch(&[13, 29]), choices(), batch(&[17]), batch(&[8, 5])];
+        let sets = [vec![(1.0, &a), (1e4, &b)], vec![(0.5, &c), (2.0, &d)]];
+        let bits = |backbone: &Backbone, block: &Adapter| {
+            let (losses, gradients) = mean_gradients(backbone, block, &sets, 3);
+            let bits = |tensor| values(tensor).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            (losses, gradients.into_iter().map(bits).collect::<Vec<_>>())
+        };
+        let expected: Vec<_> = blocks.iter().map(|block| bits(&backbone, block)).collect();
+        let mut backbone = backbone.with_gradient_checkpointing(true);
+        for (index, (block, expected)) in blocks.iter().zip(expected).enumerate() {
+            let (losses, gradients) = bits(&backbone, block);
+            assert_eq!(losses, expected.0, "{name}, block {index}");
+            assert!(gradients.iter().flatten().any(|&bits| f32::from_bits(bits) != 0.0), "{name}, block {index}");
+            for ((tensor, _), (found, expected)) in block.tensors().iter().zip(gradients.iter().zip(&expected.1)) {
+                assert!(found == expected, "{name}, block {index}: {tensor}");
+            }
+        }
+        // Nothing holds the weights, which move in place.
+        backbone.descend(&BackboneDirection::Seeded(4), 1e-3);
+    }
+}
+
+/// Without checkpointing the whole pass is made of operations whose gradients reach the weights, with it one block of a
+/// pass: the others round in the order of the kernels.
+#[test]
+fn gradients_of_the_weights_with_checkpointing_differ_by_rounding() {
+    for (name, backbone) in models() {
+        let batches = [batch(&[13, 29]), choices()];
+        let (loss, expected) = mean_backbone_gradients(&backbone, &batches);
+        let backbone = backbone.with_gradient_checkpointing(true);
+        let (found_loss, found) = mean_backbone_gradients(&backbone, &batches);
+        assert!((found_loss - loss).abs() <= 1e-5 * loss, "{name}: {found_loss} for {loss}");
+        let [expected, found] = [expected, found].map(|all| all.into_iter().map(values).collect::<Vec<_>>());
+        let largest = expected.iter().flatten().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        assert!(largest > 0.0);
+        for (weight, (found, expected)) in backbone.parameters().iter().zip(found.iter().zip(&expected)) {
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(expected) {
+                let place = weight.name();
+                assert!((found - expected).abs() <= 1e-4 * largest, "{name}, {place}: {found} for {expected}");
+            }
         }
     }
 }

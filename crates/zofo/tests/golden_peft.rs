@@ -82,15 +82,18 @@ fn golden_peft_gradients() {
     let mut report = Report::default();
     for block in blocks(&mut report) {
         let place = block.place();
-        let Block { base, case, backbone, adapter, .. } = block;
+        let Block { base, case, mut backbone, adapter, .. } = block;
         let batch = labelled(&base.tensors("expected.safetensors").rows(""));
-        let (losses, gradients) = loss_gradients(&backbone, &adapter, &[(1.0, &batch)]);
-        report.number("loss", &place, losses[0], number(&case.expected()["loss"], "mean"), LOSS);
         let expected = case.tensors("grads.safetensors");
         check_names(&mut report, &place, &adapter, &expected);
-        for ((name, _), gradient) in adapter.tensors().into_iter().zip(gradients) {
-            let at = format!("{place}: {name}");
-            report.close("gradients", at, &values(gradient), expected.real(&name), GRADIENT);
+        for checkpointing in [false, true] {
+            backbone = backbone.with_gradient_checkpointing(checkpointing);
+            let (losses, gradients) = loss_gradients(&backbone, &adapter, &[(1.0, &batch)]);
+            report.number("loss", &place, losses[0], number(&case.expected()["loss"], "mean"), LOSS);
+            for ((name, _), gradient) in adapter.tensors().into_iter().zip(gradients) {
+                let at = format!("{place}: {name}, checkpointing {checkpointing}");
+                report.close("gradients", at, &values(gradient), expected.real(&name), GRADIENT);
+            }
         }
         report.ran();
     }

@@ -1,9 +1,10 @@
 //! The weights θ.
 
 use super::config::DecoderConfig;
+use super::leaves::leaf;
 use crate::hf::{HfError, ModelFiles, WeightDtype, hash_bytes};
 use crate::zo::{BackboneDirection, Perturbation};
-use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_std::Bytes;
 use half::bf16;
 use rayon::prelude::*;
@@ -97,6 +98,7 @@ pub struct Backbone {
     config: Arc<DecoderConfig>,
     dtype: WeightDtype,
     compute: Compute,
+    gradient_checkpointing: bool,
     device: Device,
     parameters: Vec<Parameter>,
     index: HashMap<String, usize>,
@@ -117,14 +119,21 @@ impl Backbone {
         };
         let parameters: Vec<Parameter> = config.parameters().into_iter().map(load).collect::<Result<_, HfError>>()?;
         let index = parameters.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
-        let compute = Compute::default();
-        Ok(Self { config, dtype, compute, device: device.clone(), parameters, index })
+        let (compute, gradient_checkpointing) = (Compute::default(), false);
+        Ok(Self { config, dtype, compute, gradient_checkpointing, device: device.clone(), parameters, index })
     }
 
     /// The same weights, whose products are computed in another precision: f32, unless this is called.
     #[must_use]
     pub fn computing_in(self, compute: Compute) -> Self {
         Self { compute, ..self }
+    }
+
+    /// The same weights, for exact gradients that keep the residual stream before every block alone, and compute what is
+    /// inside a block again when it is its turn: less memory, for one more forward pass. Off, unless this is called.
+    #[must_use]
+    pub fn with_gradient_checkpointing(self, gradient_checkpointing: bool) -> Self {
+        Self { gradient_checkpointing, ..self }
     }
 
     /// Sizes and names.
@@ -140,6 +149,11 @@ impl Backbone {
     /// In what precision matrix products with the weights are computed.
     pub fn compute(&self) -> Compute {
         self.compute
+    }
+
+    /// Whether exact gradients compute what is inside a block again.
+    pub fn gradient_checkpointing(&self) -> bool {
+        self.gradient_checkpointing
     }
 
     /// Where the weights are.
@@ -220,26 +234,17 @@ impl Backbone {
             name: parameter.name.clone(),
             id: parameter.id,
             shape: parameter.shape.clone(),
-            value: parameter.value().autodiff().require_grad(),
+            value: leaf(parameter.value()),
         };
         Self {
             config: self.config.clone(),
             dtype: self.dtype,
             compute: self.compute,
+            gradient_checkpointing: self.gradient_checkpointing,
             device: self.device.clone(),
             parameters: self.parameters.iter().map(leaf).collect(),
             index: self.index.clone(),
         }
-    }
-
-    /// Gradients of a [`tracked`](Self::tracked) backbone, in the order of [`parameters`](Self::parameters). A weight that
-    /// the loss does not depend on has gradient 0.
-    pub(crate) fn gradients(&self, mut gradients: Gradients) -> Vec<Tensor<2>> {
-        let gradient = |parameter: &Parameter| {
-            let zeros = || Tensor::zeros(parameter.value.dims(), &self.device);
-            parameter.value.grad_remove(&mut gradients).unwrap_or_else(zeros)
-        };
-        self.parameters.iter().map(gradient).collect()
     }
 
     /// Replaces all weights, given in the order of [`parameters`](Self::parameters).

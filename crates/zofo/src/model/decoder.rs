@@ -1,5 +1,9 @@
 //! The forward pass: one decoder for every family.
 
+mod checkpointing;
+
+pub(crate) use checkpointing::{Operands, checkpointed_backward};
+
 use super::backbone::Backbone;
 use super::batch::Batch;
 use super::config::{Attention, Layer, Linear, Mlp, Norm, NormKind, Qkv, SublayerNorms, UpProjection, WeightOrder};
@@ -57,6 +61,11 @@ impl Backbone {
 
     fn nll(&self, rows: &Rows, perturbation: &Perturbation, cache: Cache) -> Tensor<2> {
         let stream = self.stream(rows, perturbation, cache, |_| ());
+        self.nll_of_stream(rows, stream, perturbation)
+    }
+
+    /// The same from the residual stream after the last block.
+    fn nll_of_stream(&self, rows: &Rows, stream: Tensor<2>, perturbation: &Perturbation) -> Tensor<2> {
         let labelled = rows.labelled();
         let share = rows.len();
         let of_sign = |sign: usize| labelled.iter().map(move |row| row + sign * share);

@@ -21,7 +21,7 @@ pub use prefix::{Prefix, PrefixConfig, PrefixInit};
 pub use prompt::{Prompt, PromptConfig, PromptInit};
 
 use crate::hf::{HfError, PeftAdapter, adapter_weights_path};
-use crate::model::{Backbone, DecoderConfig};
+use crate::model::{Backbone, DecoderConfig, LeafGradients, leaf};
 use burn::tensor::{Device, Gradients, Tensor};
 use std::path::Path;
 
@@ -176,8 +176,24 @@ impl Adapter {
     /// The same block as leaves of a new autodiff graph.
     #[must_use]
     pub fn tracked(&self) -> Self {
-        let leaf = |(_, tensor): (String, Tensor<2>)| tensor.autodiff().require_grad();
-        self.with_tensors(self.tensors().into_iter().map(leaf).collect())
+        self.with_tensors(self.tensors().into_iter().map(|(_, tensor)| leaf(tensor)).collect())
+    }
+
+    /// The block as passes read it: of a prefix with a projection, keys and values that are trained themselves.
+    #[must_use]
+    pub(crate) fn as_read(&self) -> Self {
+        match self {
+            Self::Prefix(prefix) => Self::Prefix(prefix.as_read()),
+            Self::Lora(_) | Self::Prompt(_) => self.clone(),
+        }
+    }
+
+    /// Gradients of what is trained, from those of the block [as passes read it](Self::as_read).
+    pub(crate) fn back_from_read(&self, gradients: AdapterGradients) -> AdapterGradients {
+        match self {
+            Self::Prefix(prefix) => prefix.back_from_read(gradients),
+            Self::Lora(_) | Self::Prompt(_) => gradients,
+        }
     }
 
     /// The same block with the dropout that its configuration asks for, by masks that are a pure function of `seed`,
@@ -204,13 +220,15 @@ impl Adapter {
     }
 
     /// Gradients of a [`tracked`](Self::tracked) block. A tensor that the loss does not depend on has gradient 0.
-    pub fn gradients(&self, mut gradients: Gradients) -> AdapterGradients {
-        let gradient = |(_, tensor): (String, Tensor<2>)| {
-            let shape = tensor.shape();
-            let device = tensor.device().inner();
-            tensor.grad_remove(&mut gradients).unwrap_or_else(|| Tensor::zeros(shape, &device))
-        };
-        self.tensors().into_iter().map(gradient).collect()
+    pub fn gradients(&self, gradients: Gradients) -> AdapterGradients {
+        let mut sums = self.leaf_gradients();
+        sums.add(gradients);
+        sums.into_tensors()
+    }
+
+    /// Where the gradients of a [`tracked`](Self::tracked) block are summed.
+    pub(crate) fn leaf_gradients(&self) -> LeafGradients {
+        LeafGradients::new(self.tensors().into_iter().map(|(_, tensor)| tensor).collect())
     }
 
     /// Number of virtual tokens before a row's first one, which therefore has this position: 0 for LoRA.

@@ -3,7 +3,7 @@
 
 use super::init::{InitTokens, exactly, normal, tensor_of, uniform};
 use crate::hf::{AdapterMatrix, HfError, PeftPrefix, adapter_weights_path};
-use crate::model::{Backbone, DecoderConfig};
+use crate::model::{Backbone, DecoderConfig, LeafGradients, leaf};
 use burn::tensor::{Device, Tensor};
 use std::path::Path;
 use std::sync::Arc;
@@ -171,6 +171,23 @@ impl Prefix {
                 PROJECTION.iter().zip(tensors.iter()).map(|(&name, tensor)| (name.to_owned(), tensor.clone())).collect()
             }
         }
+    }
+
+    /// The same keys and values, which then are what is trained.
+    pub(super) fn as_read(&self) -> Self {
+        Self { trained: Trained::KeysAndValues, ..self.clone() }
+    }
+
+    /// Gradients of what is trained, from that of keys and values.
+    pub(super) fn back_from_read(&self, gradients: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
+        let Trained::Projection(trained) = &self.trained else { return gradients };
+        let [gradient] = exactly(gradients);
+        let leaves = trained.each_ref().map(|tensor| leaf(tensor.clone()));
+        // With the gradient as a constant, the sum of the products with keys and values has the gradient of the loss.
+        let total = (project(&leaves) * gradient.autodiff()).sum();
+        let mut sums = LeafGradients::new(leaves.into());
+        sums.add(total.backward());
+        sums.into_tensors()
     }
 
     pub(super) fn with_tensors(&self, tensors: Vec<Tensor<2>>) -> Self {

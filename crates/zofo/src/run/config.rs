@@ -174,6 +174,7 @@ impl Config {
                 Effect::TrajectoryIfScheduled => {
                     self.run.lr_schedule != LrSchedule::Constant || self.outer.eps_final.is_some()
                 }
+                Effect::TrajectoryOfFull => self.method.name == MethodName::Full,
                 Effect::None => false,
             };
             let (section, name) = key.parts();

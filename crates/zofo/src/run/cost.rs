@@ -60,8 +60,10 @@ impl StepCost {
     pub(super) fn new(config: &Config, [inner, f, p]: [f64; 3]) -> Self {
         let (method, outer) = (&config.method, &config.outer);
         let (of_inner, of_outer) = (config.inner.accumulate, outer.accumulate);
+        // With checkpointing, what is inside the blocks is computed once more.
+        let forward = if config.inner.gradient_checkpointing { 2 } else { 1 };
         let exact = Self {
-            forward_passes: of_inner,
+            forward_passes: forward * of_inner,
             backward_passes: of_inner,
             gradient_tokens: inner * of_inner as f64,
             forward_tokens: 0.0,
@@ -86,7 +88,7 @@ impl StepCost {
                 let slopes = estimated(3, f + 2.0 * p);
                 let with_gradients = method.inner_steps * of_inner + 2 * of_outer;
                 Self {
-                    forward_passes: with_gradients + slopes.forward_passes,
+                    forward_passes: forward * with_gradients + slopes.forward_passes,
                     backward_passes: with_gradients,
                     gradient_tokens: inner * (method.inner_steps * of_inner) as f64 + (f + p) * of_outer as f64,
                     ..slopes

@@ -169,7 +169,8 @@ impl Inputs {
     /// Those of [`Backbone::load`].
     pub fn backbone(&self, config: &Config) -> Result<Backbone, RunError> {
         let backbone = Backbone::load(&self.files, config.model.dtype, &Device::flex())?;
-        Ok(backbone.computing_in(config.model.compute.into()))
+        let backbone = backbone.computing_in(config.model.compute.into());
+        Ok(backbone.with_gradient_checkpointing(config.inner.gradient_checkpointing))
     }
 }
 

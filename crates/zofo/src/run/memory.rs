@@ -92,9 +92,10 @@ impl<'a> Passes<'a> {
     /// Bytes of the largest pass with gradients: an inner step, or that of a + λb.
     fn with_gradients(&self, config: &Config) -> f64 {
         let [rows, keys] = self.virtual_tokens;
+        let checkpointing = config.inner.gradient_checkpointing;
         let kept = |tokens: f64, batches: f64| {
-            (tokens + batches * rows) * kept_per_token(self.model, self.adapter)
-                + batches * keys * kept_per_key(self.model)
+            (tokens + batches * rows) * kept_per_token(self.model, self.adapter, checkpointing)
+                + batches * keys * kept_per_key(self.model, checkpointing)
         };
         match config.method.name {
             MethodName::Bilevel => kept(self.inner, 1.0).max(kept(self.f + self.p, 2.0)),
@@ -144,13 +145,19 @@ impl Rows {
 }
 
 /// Bytes that back-propagation keeps per token: in every block the inputs of both norms, q, k and v, what goes into the
-/// activation, and the inputs of layers that the adapter adds something to; and what one block needs while it runs.
-fn kept_per_token(model: &DecoderConfig, adapter: Option<&Adapter>) -> f64 {
+/// activation, and the inputs of layers that the adapter adds something to; and what one block needs while it runs. With
+/// checkpointing that is kept of one block at a time, and of the others their input.
+fn kept_per_token(model: &DecoderConfig, adapter: Option<&Adapter>, checkpointing: bool) -> f64 {
     let attention = model.heads * model.head_dim + 2 * model.kv_width();
     let of_block = |layer: &Layer| {
         2 * model.hidden + attention + layer.mlp.up.width() + adapted_inputs(layer, adapter).into_iter().sum::<usize>()
     };
-    4.0 * model.layers.iter().map(of_block).sum::<usize>() as f64 + transient_per_token(model)
+    let of_blocks = model.layers.iter().map(of_block);
+    let kept = match checkpointing {
+        true => model.layers.len() * model.hidden + of_blocks.max().unwrap_or_default(),
+        false => of_blocks.sum(),
+    };
+    4.0 * kept as f64 + transient_per_token(model)
 }
 
 /// Widths of what goes into the layers of a block that `adapter` adds something to: layers beside each other share it.
@@ -166,9 +173,11 @@ fn adapted_inputs(layer: &Layer, adapter: Option<&Adapter>) -> [usize; 4] {
     })
 }
 
-/// Bytes that back-propagation keeps for one virtual token of a prefix: its keys and values in every block.
-fn kept_per_key(model: &DecoderConfig) -> f64 {
-    4.0 * (model.layers.len() * 2 * model.kv_width()) as f64
+/// Bytes that back-propagation keeps for one virtual token of a prefix: its keys and values in every block, or with
+/// checkpointing in one.
+fn kept_per_key(model: &DecoderConfig, checkpointing: bool) -> f64 {
+    let blocks = if checkpointing { 1 } else { model.layers.len() };
+    4.0 * (blocks * 2 * model.kv_width()) as f64
 }
 
 /// Bytes that one block needs per token while it runs.

@@ -1,10 +1,10 @@
 //! Losses of a backbone with an adapter, and their gradients with respect to the adapter.
 
-use crate::model::{Backbone, Batch, Choice, Part};
+use crate::model::{Backbone, Batch, Choice, LeafGradients, Operands, Parameter, Part, checkpointed_backward};
 use crate::peft::{Adapter, AdapterGradients};
 use crate::task::SplitMix64;
 use crate::zo::Perturbation;
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 /// F for every part, in nats, summed in f64: the mean negative log-likelihood over all labelled tokens or, of a batch of
 /// [choices](Batch::choices), the mean of −ln softmax(s)\[right\], where s are the mean log-probabilities of the candidates'
@@ -29,31 +29,60 @@ pub fn loss(backbone: &Backbone, adapter: &Adapter, batch: &Batch) -> f64 {
 
 /// Σ wᵢ·F(θ, q; Bᵢ) differentiated with respect to the adapter q: the losses F, and the gradients.
 ///
-/// The gradient is exact: one forward and one backward pass for all batches, with θ constant.
+/// The gradient is exact: one forward and one backward pass for all batches, with θ constant. With
+/// [gradient checkpointing](Backbone::with_gradient_checkpointing) there is another forward pass, and the numbers are the
+/// same bits.
 pub fn loss_gradients(backbone: &Backbone, adapter: &Adapter, terms: &[(f64, &Batch)]) -> (Vec<f64>, AdapterGradients) {
-    let tracked = adapter.tracked();
-    let blocks = vec![&tracked; terms.len()];
-    differentiate(backbone, &tracked, &blocks, terms)
+    differentiate(backbone, adapter, terms, |block| vec![block.clone(); terms.len()])
 }
 
-/// The losses of the batches, each with its block, and their weighted sum's gradients with respect to `tracked`, of whose
-/// leaves the blocks are made.
+/// The losses of the batches, and the gradients of their weighted sum with respect to `adapter`. `blocks` makes the block
+/// that each batch sees of what passes read of the adapter.
 fn differentiate(
     backbone: &Backbone,
-    tracked: &Adapter,
-    blocks: &[&Adapter],
+    adapter: &Adapter,
     terms: &[(f64, &Batch)],
+    blocks: impl Fn(&Adapter) -> Vec<Adapter>,
 ) -> (Vec<f64>, AdapterGradients) {
-    let part = |(&(_, batch), &block): (&(f64, _), &_)| Part { batch, adapter: Some(block) };
-    let parts: Vec<Part> = terms.iter().zip(blocks).map(part).collect();
-    let nll = backbone.token_nll(&parts, &Perturbation::None);
-
-    let (losses, gradients) = chain(backbone, nll, terms);
-    (losses, tracked.gradients(gradients))
+    let constant = adapter.as_read();
+    let tracked = constant.tracked();
+    let [constants, leaves] = [&constant, &tracked].map(blocks);
+    let [constants, leaves] = [&constants, &leaves].map(|blocks| parts(terms, blocks));
+    let [constant, leaves] = [&constants, &leaves].map(|parts| Operands { backbone, parts });
+    let (losses, gradients) = backward(constant, leaves, tracked.leaf_gradients(), terms);
+    (losses, adapter.back_from_read(gradients))
 }
 
-/// The losses of the batches whose negative log-likelihoods are `nll`, and their weighted sum's gradients.
-fn chain(backbone: &Backbone, nll: Tensor<2>, terms: &[(f64, &Batch)]) -> (Vec<f64>, Gradients) {
+/// The batches with their blocks.
+fn parts<'a>(terms: &[(f64, &'a Batch)], blocks: &'a [Adapter]) -> Vec<Part<'a>> {
+    terms.iter().zip(blocks).map(|(&(_, batch), block)| Part { batch, adapter: Some(block) }).collect()
+}
+
+/// The losses of the batches, and the gradients of their weighted sum with respect to the leaves of which `tracked` is
+/// made. `constant` has the same values without a graph.
+fn backward(
+    constant: Operands,
+    tracked: Operands,
+    mut gradients: LeafGradients,
+    terms: &[(f64, &Batch)],
+) -> (Vec<f64>, Vec<Tensor<2>>) {
+    let mut losses = Vec::new();
+    let mut total = |nll| {
+        let (of_terms, total) = weigh(tracked.backbone, nll, terms);
+        losses = of_terms;
+        total
+    };
+    if tracked.backbone.gradient_checkpointing() {
+        checkpointed_backward(constant, tracked, total, |of_a_part| gradients.add(of_a_part));
+    } else {
+        let nll = tracked.backbone.token_nll(tracked.parts, &Perturbation::None);
+        gradients.add(total(nll).backward());
+    }
+    (losses, gradients.into_tensors())
+}
+
+/// The losses of the batches whose negative log-likelihoods are `nll`, and what has the gradient of their weighted sum.
+fn weigh(backbone: &Backbone, nll: Tensor<2>, terms: &[(f64, &Batch)]) -> (Vec<f64>, Tensor<1>) {
     // By the chain rule: with ∂F/∂nll as constants, the sum of their products with the likelihoods has F's gradient.
     let known = values(nll.clone().inner());
     let batches: Vec<&Batch> = terms.iter().map(|&(_, batch)| batch).collect();
@@ -63,9 +92,8 @@ fn chain(backbone: &Backbone, nll: Tensor<2>, terms: &[(f64, &Batch)]) -> (Vec<f
         .collect();
     let shape = [weights.len(), 1];
     let weights = Tensor::from_data(TensorData::new(weights, shape), backbone.device());
-    let total = (nll * weights.autodiff()).sum();
     let losses = by_batch(&known, &batches).map(|(batch, nll)| reduce(batch, nll)).collect();
-    (losses, total.backward())
+    (losses, (nll * weights.autodiff()).sum())
 }
 
 /// As [`losses`], each the mean over several sets of parts, which take a pass each.
@@ -99,9 +127,8 @@ pub fn mean_gradients(
 ) -> (Vec<f64>, AdapterGradients) {
     let mut seeds = (0..).map(|term| SplitMix64::keyed(seed, "term", term).next_u64());
     mean(sets.iter().map(|terms| {
-        let tracked = adapter.tracked();
-        let masked: Vec<Adapter> = seeds.by_ref().take(terms.len()).map(|seed| tracked.with_dropout(seed)).collect();
-        differentiate(backbone, &tracked, &masked.iter().collect::<Vec<_>>(), terms)
+        let seeds: Vec<u64> = seeds.by_ref().take(terms.len()).collect();
+        differentiate(backbone, adapter, terms, |block| seeds.iter().map(|&seed| block.with_dropout(seed)).collect())
     }))
 }
 
@@ -110,9 +137,10 @@ pub fn mean_gradients(
 pub fn mean_backbone_gradients(backbone: &Backbone, batches: &[Batch]) -> (f64, Vec<Tensor<2>>) {
     let (losses, gradients) = mean(batches.iter().map(|batch| {
         let tracked = backbone.tracked();
-        let nll = tracked.token_nll(&[Part { batch, adapter: None }], &Perturbation::None);
-        let (losses, gradients) = chain(backbone, nll, &[(1.0, batch)]);
-        (losses, tracked.gradients(gradients))
+        let parts = [Part { batch, adapter: None }];
+        let leaves = tracked.parameters().iter().map(Parameter::value).collect();
+        let [constant, tracked] = [backbone, &tracked].map(|backbone| Operands { backbone, parts: &parts });
+        backward(constant, tracked, LeafGradients::new(leaves), &[(1.0, batch)])
     }));
     (losses[0], gradients)
 }

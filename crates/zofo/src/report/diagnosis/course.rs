@@ -7,8 +7,8 @@ use crate::report::panel::Panel;
 use crate::report::run::{Run, RunState};
 use crate::report::statistics::Sample;
 
-/// A process ended for want of memory. Of the outer step's memory the batch has the larger part, and a smaller T takes from
-/// what the method computes, hence the order.
+/// A process ended for want of memory. Checkpointing costs time alone; of the outer step's memory the batch has the larger
+/// part; and a smaller T takes from what the method computes: hence the order.
 pub(super) fn out_of_memory(_: &Panel, group: &Group, runs: &[Run]) -> Option<Finding> {
     let told: Vec<&str> = group.runs.iter().filter_map(|&run| runs[run].out_of_memory.as_deref()).collect();
     let section = match group.setting(runs, "method.name") {
@@ -23,6 +23,10 @@ pub(super) fn out_of_memory(_: &Panel, group: &Group, runs: &[Run]) -> Option<Fi
             now(group, runs, &key)
         ),
     };
+    // Methods without exact gradients do not have the setting.
+    if group.setting(runs, "inner.gradient_checkpointing") == Some("false") {
+        advice = format!("set inner.gradient_checkpointing = true, which costs time and nothing else; then {advice}");
+    }
     if group.setting(runs, "method.name") == Some("bilevel") {
         advice += "; only then a smaller T, method.inner_steps";
     }

@@ -259,6 +259,10 @@ fn memory_that_ran_out_asks_for_smaller_batches_first() {
     assert_eq!(evidence, format!("the run: {killed}"));
     let batch = "halve outer.batch_size (now 8) and double outer.accumulate, which keeps the rows of a step";
     assert_eq!(advice, format!("{batch}; only then a smaller T, method.inner_steps"));
+    let keeping = format!("{bilevel} inner.gradient_checkpointing=false");
+    let (_, advice) = only(&[failed(&keeping, killed, "")], Sign::OutOfMemory);
+    assert!(advice.starts_with("set inner.gradient_checkpointing = true, "), "{advice}");
+    assert!(advice.contains(&format!("; then {batch}; only then")), "{advice}");
     let aborted = "the process ended with signal: 6 (SIGABRT): see logs/run.log";
     let log = "step 3\nmemory allocation of 4096 bytes failed\n";
     let (evidence, advice) = only(&[failed("method.name=full inner.batch_size=1", aborted, log)], Sign::OutOfMemory);

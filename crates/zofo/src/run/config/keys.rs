@@ -38,6 +38,8 @@ pub(super) enum Effect {
     Trajectory,
     /// It does if `run.lr_schedule` is not constant, or ε changes on the way to the end.
     TrajectoryIfScheduled,
+    /// It does, by rounding, if θ itself has exact gradients.
+    TrajectoryOfFull,
     /// It does not.
     None,
 }
@@ -150,6 +152,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("inner.lr", GRADIENTS, Effect::Trajectory),
     Key::new("inner.batch_size", GRADIENTS, Effect::Trajectory),
     Key::new("inner.accumulate", GRADIENTS, Effect::Trajectory),
+    Key::new("inner.gradient_checkpointing", GRADIENTS, Effect::TrajectoryOfFull),
     Key::new("outer.adapter_optimizer", BILEVEL, Effect::Trajectory),
     Key::new("outer.adapter_lr", BILEVEL, Effect::Trajectory),
     Key::new("outer.optimizer", ESTIMATES, Effect::Trajectory),

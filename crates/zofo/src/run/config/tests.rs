@@ -68,6 +68,7 @@ optimizer = "adam"
 lr = 2e-4
 batch_size = 16
 accumulate = 2
+gradient_checkpointing = true
 [outer]
 adapter_optimizer = "sgd"
 adapter_lr = 1e-5
@@ -171,7 +172,13 @@ fn defaults() {
             rank_pattern: Patterns::default(),
             alpha_pattern: Patterns::default(),
         },
-        inner: InnerConfig { optimizer: Optimizer::AdamW, lr: 1e-3, batch_size: 8, accumulate: 1 },
+        inner: InnerConfig {
+            optimizer: Optimizer::AdamW,
+            lr: 1e-3,
+            batch_size: 8,
+            accumulate: 1,
+            gradient_checkpointing: false,
+        },
         outer: OuterConfig {
             adapter_optimizer: Optimizer::AdamW,
             adapter_lr: 1e-3,
@@ -574,6 +581,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "data.eval_examples=3",
         "run.output=x",
         "data.skip_bad_rows=4",
+        "inner.gradient_checkpointing=false",
         "run.max_minutes=99",
         "run.eval_every=1",
         "run.keep=best",
@@ -686,6 +694,9 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
     let minimal = |overlay| parse(MINIMAL, &[overlay]).unwrap().fingerprint().unwrap();
     assert_ne!(minimal("outer.rank=1"), minimal("outer.rank=2"));
     assert_ne!(minimal("outer.conservative=true"), minimal("outer.conservative=false"));
+    // Gradients of θ itself round in other places.
+    let full = |overlay| parse(MINIMAL, &["method.name=full", overlay]).unwrap().fingerprint().unwrap();
+    assert_ne!(full("inner.gradient_checkpointing=true"), full("inner.gradient_checkpointing=false"));
     // Where ε is on its way to another value, the way's length counts.
     assert_ne!(
         parse(MINIMAL, &["outer.eps_final=1e-4", "run.max_steps=5"]).unwrap().fingerprint().unwrap(),

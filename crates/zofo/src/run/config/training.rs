@@ -122,6 +122,9 @@ pub struct InnerConfig {
     pub batch_size: usize,
     /// Batches of an inner step, whose gradients are averaged. At least 1. Default: 1.
     pub accumulate: usize,
+    /// Whether a pass with gradients, of p in an outer step too, computes what is inside a block again during
+    /// back-propagation instead of keeping it. Default: false.
+    pub gradient_checkpointing: bool,
 }
 
 impl InnerConfig {
@@ -132,6 +135,7 @@ impl InnerConfig {
             lr: reader.number("inner.lr", Range::Positive)?.unwrap_or(default_lr),
             batch_size: reader.count("inner.batch_size", 1)?.unwrap_or(8),
             accumulate: reader.count("inner.accumulate", 1)?.unwrap_or(1),
+            gradient_checkpointing: reader.flag("inner.gradient_checkpointing")?.unwrap_or(false),
         })
     }
 }
