@@ -117,6 +117,8 @@ fn every_journal_replays_to_the_bytes_of_its_run() {
         "--set method.name=mezo --set model.dtype=bf16 --set outer.lr=1e-3 --set outer.rank=2",
         "--set method.name=mezo --set model.dtype=bf16 --set outer.lr=1e-3 --set outer.mask_elements=random",
         "--set method.name=two-stage --set method.first_stage_steps=2 --set outer.mask_elements=largest",
+        "--set method.name=mezo --set outer.optimizer=sgd --set outer.momentum=0.9 --set outer.momentum_window=3 --set outer.lr=1e-3",
+        "--set outer.optimizer=sgd --set outer.momentum=0.9 --set outer.lr=1e-7 --set model.dtype=bf16 --set outer.weight_decay=10",
         "--set outer.directions=2 --set outer.accumulate=2 --set inner.accumulate=2 --set method.penalty_normalized=true",
     ] {
         let workspace = Workspace::new();
@@ -125,7 +127,9 @@ fn every_journal_replays_to_the_bytes_of_its_run() {
         workspace.zofo(&replay).success();
         assert_eq!(content(&workspace.path("rebuilt")), content(&workspace.path("run/backbone")), "{settings}");
         let journal = json_of(&workspace.zofo("journal run/journal.zofo --json").success());
-        let version = if settings.contains("outer.directions")
+        let version = if settings.contains("outer.momentum") {
+            3
+        } else if settings.contains("outer.directions")
             || settings.contains("outer.mask")
             || settings.contains("outer.rank")
             || settings.contains("outer.dist")
@@ -232,6 +236,31 @@ fn a_plan_counts_the_passes_of_its_method() {
     assert!(full >= mezo + 12 * 34_528, "{full} bytes, {mezo} of mezo");
     let warned = stdout(&workspace.zofo("plan config.toml --set method.name=full").success());
     assert!(warned.contains("keeps gradients and two moments"), "{warned}");
+}
+
+#[test]
+fn a_plan_says_along_how_many_directions_the_backbone_moves() {
+    let workspace = Workspace::new();
+    let sgd = "outer.optimizer=sgd --set outer.directions=3 --set outer.momentum_window=7";
+    for (settings, directions) in [
+        (format!("method.name=mezo --set {sgd}"), 3),
+        (format!("method.name=mezo --set {sgd} --set outer.momentum=0.9"), 21),
+        (format!("{sgd} --set outer.momentum=0.9"), 21),
+        ("method.name=first-order".to_owned(), 0),
+        ("method.name=mezo --set method.on=peft --set outer.directions=2".to_owned(), 0),
+    ] {
+        let plan = format!("plan config.toml --set {settings}");
+        let found = json_of(&workspace.zofo(&format!("{plan} --json")).success())["update_directions"].clone();
+        assert_eq!(found, directions, "{settings}");
+        let text = stdout(&workspace.zofo(&plan).success());
+        assert_eq!(text.contains("θ is updated along 21 directions per step"), directions == 21, "{text}");
+        let named = text.contains("sgd with momentum 0.9 of 7 steps over 3 direction(s)");
+        assert_eq!(named, settings.starts_with("method") && directions == 21, "{text}");
+    }
+    let peft = "plan config.toml --set method.name=mezo --set method.on=peft --set outer.momentum=0.9";
+    for (plan, word) in [(peft, "method.on"), ("plan config.toml --set outer.momentum=0.9", "\"rms\": use \"sgd\"")] {
+        assert_error(workspace.zofo(plan), 2, &["outer.momentum", word]);
+    }
 }
 
 #[test]

@@ -133,6 +133,9 @@ fn killed_at_any_instant_whatever_the_method() {
         "--set method.name=two-stage --set method.first_stage_steps=9 --set outer.mask_elements=smallest",
         "--set method.name=full --set run.patience=2",
         "--set method.name=mezo --set outer.objective=metric --set outer.eps=0.3",
+        "--set method.name=mezo --set outer.optimizer=sgd --set outer.momentum=0.9 --set outer.momentum_window=5 \
+         --set outer.lr=1e-3 --set outer.directions=2 --set run.lr_schedule=linear --set model.dtype=bf16",
+        "--set outer.optimizer=sgd --set outer.momentum=0.5 --set outer.lr=1e-7 --set method.inner_steps=1",
     ] {
         kill_at_random(settings);
     }

@@ -115,7 +115,7 @@ impl Noise {
                 for (value, w) in values.iter_mut().zip(&*weights) {
                     *value = step.of(w.widen(), *value);
                 }
-                z.whole().round_bf16(start as u64, &values, weights);
+                z.whole().round_bf16(start as u64, &values, weights, step.turn);
             }
             Noise::Stored(z) => {
                 let z = &z[start..start + weights.len()];

@@ -6,7 +6,7 @@ mod random_model;
 use burn::tensor::Tensor;
 use proptest::prelude::*;
 use random_model::RandomModel;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use zofo::eval::{Generation, Sampling, evaluate, generate};
 use zofo::hf::WeightDtype;
@@ -20,10 +20,12 @@ use zofo::train::objective::Objective;
 use zofo::train::{Batches, Block, LearningRates, StepInput};
 use zofo::zo::estimator::Spsa;
 use zofo::zo::journal::Record;
+use zofo::zo::momentum::Momentum;
 use zofo::zo::optimizer::BackboneOptimizer;
 use zofo::zo::space::{DirectionKind, DirectionSpace, ElementChoice, ElementDistribution, ElementMask};
-use zofo::zo::update::BackboneUpdater;
+use zofo::zo::update::{BackboneUpdater, StepEstimate};
 use zofo::zo::{BackboneDirection, Perturbation};
+use zofo_kernels::direction::Descent;
 
 const DTYPES: [WeightDtype; 2] = [WeightDtype::F32, WeightDtype::Bf16];
 
@@ -239,7 +241,10 @@ fn replay_gives_the_same_bits() {
         DirectionKind { elements: Some(mask(ElementChoice::Random)), ..Default::default() },
         DirectionKind { elements: Some(mask(ElementChoice::Smallest)), ..Default::default() },
     ];
-    for ((dtype, kind), optimizer) in product(product(DTYPES, kinds), BackboneOptimizer::ALL) {
+    let momentum = Some(Momentum { decay: 0.9, window: NonZeroU32::new(3).unwrap() });
+    let optimizers = BackboneOptimizer::ALL.map(|kind| (kind, None)).into_iter();
+    let optimizers = optimizers.chain([(BackboneOptimizer::Sgd, momentum)]);
+    for ((dtype, kind), (optimizer, momentum)) in product(product(DTYPES, kinds), optimizers) {
         // The moments of Adam would move what is masked; configurations refuse it.
         if kind.elements.is_some() && optimizer == BackboneOptimizer::Adam {
             continue;
@@ -247,28 +252,93 @@ fn replay_gives_the_same_bits() {
         for (decay, count) in [(0.0, 1), (0.5, 3)] {
             let mut backbone = model.load(dtype);
             let space = Arc::new(DirectionSpace::new(kind.clone(), &backbone).unwrap());
-            let updater = || BackboneUpdater::new(optimizer).with_weight_decay(decay);
+            let updater = || {
+                let new = || BackboneUpdater::new(optimizer);
+                momentum.map_or_else(new, BackboneUpdater::with_momentum).with_weight_decay(decay)
+            };
             let (mut records, mut first) = (Vec::new(), updater());
-            for (step, slope) in (1..).zip([0.3, -1.7, 12.5, 0.01]) {
+            for (step, slope) in (1..).zip([0.3, -1.7, 12.5, f64::NAN, 0.01, 2.5]) {
                 let mut random = SplitMix64::keyed(9, "direction", step);
                 let seeds: Vec<u64> = (0..count).map(|_| random.next_u64()).collect();
                 let directions: Vec<_> = seeds.iter().map(|&seed| space.direction(seed, &backbone)).collect();
                 let slopes: Vec<f64> = (0..count).map(|i| slope * (1.0 + i as f64)).collect();
-                let steps = first.step(&mut backbone, &directions, &slopes, 1e-4).unwrap();
+                let learning_rate = 1e-4 * step as f64;
+                let estimate = StepEstimate { number: step, directions: &directions, slopes: &slopes, learning_rate };
+                let steps = first.step(&mut backbone, &estimate).unwrap();
                 for (i, step_of) in steps.into_iter().enumerate() {
+                    let Some(coefficient) = step_of.coefficient() else { continue };
                     let slope = BackboneUpdater::recorded_slope(&directions[i], slopes[i]);
-                    let coefficient = step_of.coefficient().unwrap();
-                    records.push(Record { step, seed: seeds[i], slope, learning_rate: 1e-4, coefficient });
+                    let learning_rate = learning_rate as f32;
+                    records.push(Record { step, seed: seeds[i], slope, learning_rate, coefficient });
                 }
             }
             let mut again = model.load(dtype);
             assert!(again.hashes() != backbone.hashes(), "θ did not move");
             let mut second = updater();
-            for step in records.chunk_by(|left, right| left.step == right.step) {
+            let steps: Vec<&[Record]> = records.chunk_by(|left, right| left.step == right.step).collect();
+            assert_eq!(steps.len(), 5);
+            for (place, step) in steps.into_iter().enumerate() {
+                if place == 3 && optimizer != BackboneOptimizer::Adam {
+                    // As from a snapshot: another one that knows the records before.
+                    second = updater();
+                    second.remember(&space, &records[..place * count]);
+                }
                 second.replay(&mut again, &space, step);
             }
-            assert!(again.hashes() == backbone.hashes(), "{optimizer:?}, {dtype:?}, {kind:?}, decay {decay}");
+            let context = format!("{optimizer:?}, {momentum:?}, {dtype:?}, {kind:?}, decay {decay}");
+            assert!(again.hashes() == backbone.hashes(), "{context}");
         }
+    }
+}
+
+/// θ after some steps of `sgd` of θ's direction by step number, with slopes that may be refused.
+fn moved(
+    model: &RandomModel,
+    dtype: WeightDtype,
+    mut updater: BackboneUpdater,
+    slopes: &[(u64, f64)],
+) -> Vec<[u8; 32]> {
+    let mut backbone = model.load(dtype);
+    for &(number, slope) in slopes {
+        let directions = &[BackboneDirection::Seeded(number)];
+        let estimate = StepEstimate { number, directions, slopes: &[slope], learning_rate: 1e-3 };
+        updater.step(&mut backbone, &estimate).unwrap();
+    }
+    backbone.hashes()
+}
+
+#[test]
+fn a_window_of_one_step_is_plain_sgd() {
+    let model = RandomModel::new();
+    for dtype in DTYPES {
+        let of = |updater| moved(&model, dtype, updater, &[(1, 0.3), (2, -1.7), (3, 12.5)]);
+        let with_momentum = |decay, window| {
+            BackboneUpdater::with_momentum(Momentum { decay, window: NonZeroU32::new(window).unwrap() })
+        };
+        let plain = of(BackboneUpdater::new(BackboneOptimizer::Sgd));
+        assert!(of(with_momentum(0.9, 1)) == plain, "{dtype:?}");
+        assert!(of(with_momentum(0.0, 1)) == plain, "{dtype:?}");
+        assert!(of(with_momentum(0.9, 2)) != plain, "{dtype:?}");
+    }
+}
+
+/// Its gradient is 0, θ stays, and gradients before it are a step older.
+#[test]
+fn a_skipped_step_counts_as_one_without_a_gradient() {
+    let model = RandomModel::new();
+    for dtype in DTYPES {
+        let momentum = Momentum { decay: 0.5, window: NonZeroU32::new(3).unwrap() };
+        let slopes = [(1, 2.0), (2, f64::NAN), (3, 4.0), (4, f64::NAN), (5, f64::NAN), (6, 8.0)];
+        let found = moved(&model, dtype, BackboneUpdater::with_momentum(momentum), &slopes);
+        let mut backbone = model.load(dtype);
+        let rate = 1e-3f32;
+        // Seed, slope times what is left of it, and how often the direction was used before.
+        for (seed, slope, turn) in [(1, 2.0, 0), (3, 4.0, 0), (1, 0.25 * 2.0, 2), (6, 8.0, 0)] {
+            let rate = if turn == 0 { 1e-3 } else { f64::from(rate) };
+            let coefficient = (rate * slope) as f32;
+            backbone.descend(&BackboneDirection::Seeded(seed), Descent { keep: 1.0, coefficient, turn });
+        }
+        assert!(found == backbone.hashes(), "{dtype:?}");
     }
 }
 

@@ -48,7 +48,7 @@ fn follow(setting: &Setting, context: &str) {
     let mut mezo = Mezo {
         backbone,
         adapter: None,
-        backbone_optimizer: BackboneUpdater::new(setting.optimizer).with_weight_decay(setting.decay),
+        backbone_optimizer: setting.updater(),
         objective: Objective::Loss,
         spsa: setting.spsa(),
         conservative: false,
@@ -56,7 +56,8 @@ fn follow(setting: &Setting, context: &str) {
     };
     for step in 0..STEPS {
         let directions = setting.seeds(step).into_iter().map(|seed| space.direction(seed, &mezo.backbone)).collect();
-        let report = mezo.step(&StepInput::new(directions, setting.rates()), &mut RandomBatches(step)).unwrap();
+        let input = StepInput { done: step, ..StepInput::new(directions, setting.rates(step)) };
+        let report = mezo.step(&input, &mut RandomBatches(step)).unwrap();
         let batch = RandomBatches(step).outer();
         let expected = reference.step(step, |theta| {
             let backbone = load(&model, theta);
@@ -86,6 +87,23 @@ fn mezo_follows_the_reference_with_every_option() {
     let of_sphere = DirectionKind { distribution: ElementDistribution::Sphere, ..DirectionKind::default() };
     follow(&Setting { kind: of_sphere.clone(), ..rms.clone() }, "sphere");
     follow(&Setting { kind: of_sphere, ..adam.clone() }, "sphere, adam");
+}
+
+#[test]
+fn mezo_with_momentum_follows_the_reference() {
+    let short = Setting::with_momentum(0.9, 4, 6e-5);
+    follow(&short, "a window of four");
+    follow(&Setting::with_momentum(0.9, 30, 3e-5), "a window longer than the run");
+    follow(&Setting::with_momentum(0.9, 1, 2e-4), "a window of one");
+    follow(&Setting { directions: 3, decay: 3.0, ..Setting::with_momentum(0.5, 10, 1e-4) }, "three directions, decay");
+    for kind in [
+        DirectionKind { distribution: ElementDistribution::Sphere, ..DirectionKind::default() },
+        DirectionKind { rank: NonZeroUsize::new(2), ..DirectionKind::default() },
+        DirectionKind { names: Some(".*mlp.*".to_owned()), layers: Some(vec![0]), ..DirectionKind::default() },
+    ] {
+        let context = format!("momentum, {kind:?}");
+        follow(&Setting { kind, sides: Sides::One, ..short.clone() }, &context);
+    }
 }
 
 #[test]
@@ -157,7 +175,7 @@ fn mezo_on_a_block_follows_the_reference() {
             let context = format!("{optimizer:?} over {directions} directions");
             for step in 0..STEPS {
                 let directions = setting.seeds(step).into_iter().map(BackboneDirection::Seeded).collect();
-                let input = StepInput::new(directions, setting.rates());
+                let input = StepInput::new(directions, setting.rates(step));
                 let report = mezo.step(&input, &mut RandomBatches(step)).unwrap();
                 let batch = RandomBatches(step).outer();
                 let expected = reference.step(step, |p| {

@@ -26,7 +26,7 @@ struct Report<'a> {
     direction_scheme: u32,
     storage: WeightDtype,
     optimizer: &'a OptimizerRecord,
-    /// What directions are, how many a step has, and the weight decay.
+    /// What directions are, how many a step has, weight decay and momentum.
     scheme: &'a UpdateScheme,
     /// Tensors of the base model.
     tensors: usize,
@@ -95,7 +95,7 @@ impl Updates {
 
 impl Report<'_> {
     fn describe_directions(&self) -> String {
-        let UpdateScheme { directions, per_step, weight_decay } = self.scheme;
+        let UpdateScheme { directions, per_step, weight_decay, momentum } = self.scheme;
         let mut text = format!("directions  {per_step} a step, {}", directions.distribution);
         if let Some(rank) = directions.rank {
             text += &format!(" of rank {rank}");
@@ -109,7 +109,11 @@ impl Report<'_> {
         if let Some(mask) = &directions.elements {
             text += &format!(", over {} of the elements ({})", mask.share, mask.by);
         }
-        text + &format!("; weight decay {weight_decay}")
+        text += &format!("; weight decay {weight_decay}");
+        if let Some(momentum) = momentum {
+            text += &format!(", momentum {} over {} steps", momentum.decay, momentum.window);
+        }
+        text
     }
 
     fn describe(&self) -> String {

@@ -7,6 +7,9 @@ pub struct Descent {
     pub keep: f32,
     /// What multiplies z.
     pub coefficient: f32,
+    /// How often this z was subtracted before; 0 but for momentum. Weights of `bf16` are rounded by other bits in every
+    /// turn, since errors of the same bits would add up.
+    pub turn: u32,
 }
 
 impl Descent {
@@ -18,8 +21,8 @@ impl Descent {
 }
 
 impl From<f32> for Descent {
-    /// Without weight decay.
+    /// Without weight decay, the first time.
     fn from(coefficient: f32) -> Self {
-        Self { keep: 1.0, coefficient }
+        Self { keep: 1.0, coefficient, turn: 0 }
     }
 }

@@ -83,13 +83,15 @@ impl Kernel for UpdateF32<'_> {
 pub(super) struct UpdateBf16<'a> {
     pub(super) weights: &'a mut [bf16],
     pub(super) step: Descent,
+    /// Where the bits come from that decide how weights are rounded.
+    pub(super) rounding: Stream,
 }
 
 impl Kernel for UpdateBf16<'_> {
     #[inline(always)]
     fn piece(&mut self, stream: &Stream, piece: Piece) {
         let z = &stream.values(piece.group)[piece.in_group.clone()];
-        let words = stream.rounding_words(piece.group);
+        let words = self.rounding.rounding_words(piece.group);
         let weights = &mut self.weights[piece.in_slice];
         for ((w, z), &word) in weights.iter_mut().zip(z).zip(&words.as_flattened()[piece.in_group]) {
             *w = round_stochastically(self.step.of(w.widen(), *z), word);

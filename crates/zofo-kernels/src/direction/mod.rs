@@ -25,7 +25,8 @@
 //! - **Masks**: a random mask keeps the elements whose words in domain 2, under the seed of the mask, are below a
 //!   threshold; every element has the word at its own place.
 //! - **Rounding**: in domain 1 every element has the word at its own place; its upper 16 bits
-//!   decide how an updated weight is rounded to `bf16`.
+//!   decide how an updated weight is rounded to `bf16`. An update that subtracts a direction for the (n + 1)-th time takes
+//!   the words under the seed plus n·0x9E37_79B9_7F4A_7C15, modulo 2⁶⁴.
 //!
 //! The index is row-major in the tensor as Hugging Face stores it, and the name is the one that is
 //! written to `backbone/`.
@@ -148,17 +149,26 @@ impl Direction {
     /// w ← keep·w − coefficient·z in place, for the `weights` w that begin at element `start`.
     ///
     /// The difference is computed in `f32` and rounded stochastically, with bits that depend on
-    /// nothing but (seed, parameter, index) and are independent of z: a change too small for `bf16`
+    /// nothing but (seed, parameter, index, turn) and are independent of z: a change too small for `bf16`
     /// is kept on average instead of lost. A finite difference gives a finite weight.
     pub fn update_bf16(&self, start: u64, weights: &mut [bf16], step: impl Into<Descent>) {
-        self.run(start, weights.len(), UpdateBf16 { weights, step: step.into() });
+        let step = step.into();
+        let rounding = self.in_turn(step.turn).stream();
+        self.run(start, weights.len(), UpdateBf16 { weights, step, rounding });
     }
 
     /// Rounds `values` stochastically into `weights`, which begin at element `start`, with the bits that
-    /// [`update_bf16`](Self::update_bf16) uses.
-    pub(crate) fn round_bf16(&self, start: u64, values: &[f32], weights: &mut [bf16]) {
+    /// [`update_bf16`](Self::update_bf16) uses in this turn.
+    pub(crate) fn round_bf16(&self, start: u64, values: &[f32], weights: &mut [bf16], turn: u32) {
         assert_eq!(values.len(), weights.len(), "values and weights differ in length");
-        self.run(start, values.len(), RoundBf16 { values, weights });
+        self.in_turn(turn).run(start, values.len(), RoundBf16 { values, weights });
+    }
+
+    /// What has the bits of rounding of a [turn](Descent::turn).
+    fn in_turn(&self, turn: u32) -> Self {
+        /// 2⁶⁴ over the golden ratio.
+        const STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
+        Self { seed: self.seed.wrapping_add(u64::from(turn).wrapping_mul(STRIDE)), ..*self }
     }
 
     /// Which elements from `start` on a random mask of this seed leaves out: it keeps `threshold` of 2³².
@@ -172,12 +182,10 @@ impl Direction {
             end.is_some_and(|end| end <= MAX_ELEMENTS),
             "elements {start} + {len} exceed the 2^58 that a parameter may have"
         );
-        run_with(
-            self.isa,
-            &Stream::new(self.seed, self.parameter.0).with_distribution(self.distribution),
-            start,
-            len,
-            kernel,
-        );
+        run_with(self.isa, &self.stream(), start, len, kernel);
+    }
+
+    fn stream(&self) -> Stream {
+        Stream::new(self.seed, self.parameter.0).with_distribution(self.distribution)
     }
 }

@@ -113,7 +113,7 @@ proptest! {
             direction.perturb(start, &short, scale, short_perturbed);
             direction.perturb_pair(start, &short, scale, short_plus, short_minus);
             let (mut updated, mut short_updated) = (w.clone(), short.clone());
-            let step = Descent { keep: 0.75, coefficient: scale };
+            let step = Descent { keep: 0.75, ..scale.into() };
             direction.update_f32(start, &mut updated, step);
             direction.update_bf16(start, &mut short_updated, step);
             (out.map(|values| bits(&values)), bits(&updated), bf16_bits(&short_updated))
@@ -146,7 +146,7 @@ proptest! {
         direction.update_f32(start, &mut updated, eps);
         prop_assert_eq!(bits(&updated), moved(-1.0));
         let mut decayed = w.clone();
-        direction.update_f32(start, &mut decayed, Descent { keep: 0.9, coefficient: eps });
+        direction.update_f32(start, &mut decayed, Descent { keep: 0.9, ..eps.into() });
         let expected: Vec<f32> = w.iter().zip(&z).map(|(w, z)| 0.9 * w - eps * z).collect();
         prop_assert_eq!(bits(&decayed), bits(&expected));
     }
@@ -200,4 +200,27 @@ fn small_updates_of_bf16_are_kept_on_average() {
     assert!(along.abs() < 5.0 * variance.sqrt(), "{along} off, standard deviation {}", variance.sqrt());
     let expected = COUNT as f64 * (2.0 / std::f64::consts::PI).sqrt() / 200.0;
     assert!((moved as f64 - expected).abs() < 5.0 * expected.sqrt(), "{moved} moved, {expected} expected");
+}
+
+/// Ten steps along one direction, each of 1/200 of a unit in the last place: every turn moves other weights. With the bits of
+/// the first turn again and again, the same ones would move ten times, and a tenth as many.
+#[test]
+fn a_direction_that_is_used_again_rounds_by_other_bits() {
+    const COUNT: usize = 1 << 18;
+    const TURNS: u32 = 10;
+    let (ulp, coefficient) = (2f64.powi(-7), 2f32.powi(-7) / 200.0);
+    let z = normals(direction(5), 0, COUNT);
+    let whole: Vec<f32> = z.iter().map(|z| 1.5 - coefficient * z).collect();
+    let (mut weights, mut rounded) = (vec![bf16::from_f32(1.5); COUNT], vec![bf16::ZERO; COUNT]);
+    for turn in 0..TURNS {
+        let mut once = vec![bf16::from_f32(1.5); COUNT];
+        direction(5).update_bf16(0, &mut once, Descent { turn, ..coefficient.into() });
+        direction(5).round_bf16(0, &whole, &mut rounded, turn);
+        assert_eq!(bf16_bits(&once), bf16_bits(&rounded), "turn {turn}");
+        direction(5).update_bf16(0, &mut weights, Descent { turn, ..coefficient.into() });
+    }
+    let moves = z.iter().map(|z| 1.0 - (1.0 - f64::from((coefficient * z).abs()) / ulp).powi(TURNS as i32));
+    let (expected, variance) = moves.fold((0.0, 0.0), |(sum, variance), p| (sum + p, variance + p * (1.0 - p)));
+    let moved = weights.iter().filter(|w| w.to_f64() != 1.5).count() as f64;
+    assert!((moved - expected).abs() < 5.0 * variance.sqrt(), "{moved} moved, {expected} expected");
 }

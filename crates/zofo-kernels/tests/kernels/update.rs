@@ -57,7 +57,7 @@ fn a_mask_leaves_weights_as_they_are() {
                 assert!((fast - exact).abs() < 1e-4, "{mask:?}: {fast}, reference {exact}");
             }
         }
-        let step = Descent { keep: 0.5, coefficient: 0.1 };
+        let step = Descent { keep: 0.5, ..0.1.into() };
         let after = floats(&Flex::descend(matrix(2, rows, columns), masked.clone(), step));
         for ((before, after), z) in before.iter().zip(&after).zip(&z) {
             let expected = if *z == 0.0 { *before } else { 0.5 * before - 0.1 * z };
@@ -130,7 +130,7 @@ fn a_direction_of_low_rank_acts_like_its_product() {
                 &Flex::token_nll(x.clone(), make(), targets, None, view(stored.clone()), Compute::F32),
             );
         }
-        let step = Descent { keep: 0.5, coefficient: 0.1 };
+        let step = Descent { keep: 0.5, ..0.1.into() };
         let moved = |noise: &Noise| Flex::descend(matrix(2, rows, columns), noise.clone(), step);
         assert_eq!(floats(&moved(&noise)), floats(&moved(&stored)));
         let widened = |noise: &Noise| {

@@ -49,6 +49,8 @@ pub(super) struct StepCost {
     pub(super) forward_passes: usize,
     /// Backward passes over a batch.
     pub(super) backward_passes: usize,
+    /// Directions that θ is moved along: each takes a pass over the weights and makes z once more.
+    pub(super) update_directions: usize,
     /// Tokens in all passes with gradients.
     gradient_tokens: f64,
     /// Tokens in all passes without.
@@ -65,21 +67,24 @@ impl StepCost {
         let exact = Self {
             forward_passes: forward * of_inner,
             backward_passes: of_inner,
+            update_directions: 0,
             gradient_tokens: inner * of_inner as f64,
             forward_tokens: 0.0,
         };
         let of_slopes = if outer.sides == 1 { outer.directions + 1 } else { 2 * outer.directions };
         let of_steps = if outer.conservative && method.estimates_backbone() { 3 } else { 0 };
         let evaluations = of_outer * (of_slopes + of_steps);
+        let steps = if outer.momentum > 0.0 { outer.momentum_window } else { 1 };
         let estimated = |losses: usize, tokens: f64| Self {
             forward_passes: evaluations * losses,
             backward_passes: 0,
+            update_directions: if method.estimates_backbone() { outer.directions.saturating_mul(steps) } else { 0 },
             gradient_tokens: 0.0,
             forward_tokens: evaluations as f64 * tokens,
         };
         match method.name {
             MethodName::ZeroShot | MethodName::Icl => {
-                Self { forward_passes: 0, backward_passes: 0, gradient_tokens: 0.0, forward_tokens: 0.0 }
+                Self { forward_passes: 0, backward_passes: 0, gradient_tokens: 0.0, ..exact }
             }
             MethodName::FirstOrder | MethodName::Full => exact,
             MethodName::Mezo | MethodName::TwoStage => estimated(1, f),

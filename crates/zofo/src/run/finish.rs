@@ -15,7 +15,6 @@ use crate::hf::atomic::write_file_atomically;
 use crate::model::Backbone;
 use crate::peft::Adapter;
 use crate::zo::journal::Journal;
-use crate::zo::update::BackboneUpdater;
 use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
@@ -202,7 +201,7 @@ fn bring_back(
         KeptBackbone::Replayed { from } => from,
     };
     let space = method::space_of(&journal.header.updates, backbone)?;
-    let mut updater = BackboneUpdater::new(config.outer.optimizer).with_weight_decay(config.outer.weight_decay);
+    let mut updater = method::updater(&config.outer);
     let mut done = 0;
     if let Some(reference) = from {
         snapshot::read(folder, reference, |reader| {
@@ -211,7 +210,9 @@ fn bring_back(
         })?;
         done = reference.updates as usize;
     }
-    let records = journal.records.get(done..kept.journal_records as usize).unwrap_or_default();
+    let (before, records) = journal.records.split_at(done.min(journal.records.len()));
+    updater.remember(&space, before);
+    let records = records.get(..kept.journal_records as usize - before.len()).unwrap_or_default();
     for step in records.chunk_by(|left, right| left.step == right.step) {
         if interrupted.load(Ordering::SeqCst) {
             return Ok(false);

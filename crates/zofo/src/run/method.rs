@@ -17,6 +17,8 @@ use crate::train::two_stage::{FirstStage, TwoStage};
 use crate::train::{Block, Method};
 use crate::zo::estimator::{Sides, Spsa};
 use crate::zo::journal::UpdateScheme;
+use crate::zo::momentum::Momentum;
+use crate::zo::optimizer::BackboneOptimizer;
 use crate::zo::space::{DirectionKind, DirectionSpace, ElementMask};
 use crate::zo::update::{BackboneUpdater, UpdaterState};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -33,7 +35,7 @@ pub(super) fn new(config: &Config, inputs: &Inputs, backbone: Backbone) -> Resul
     let mezo = |backbone, adapter| Mezo {
         backbone,
         adapter,
-        backbone_optimizer: BackboneUpdater::new(outer.optimizer).with_weight_decay(outer.weight_decay),
+        backbone_optimizer: updater(outer),
         objective: objective(inputs),
         spsa: spsa(outer),
         conservative: outer.conservative,
@@ -47,7 +49,7 @@ pub(super) fn new(config: &Config, inputs: &Inputs, backbone: Backbone) -> Resul
                 backbone,
                 adapter,
                 shadow: Block::new(shadow, config.inner.optimizer),
-                backbone_optimizer: BackboneUpdater::new(outer.optimizer).with_weight_decay(outer.weight_decay),
+                backbone_optimizer: updater(outer),
                 objective: objective(inputs),
                 spsa: spsa(outer),
                 conservative: outer.conservative,
@@ -89,6 +91,26 @@ fn objective(inputs: &Inputs) -> Objective {
     inputs.measure.clone().map_or(Objective::Loss, Objective::Measure)
 }
 
+/// Opt_θ before its first step.
+pub(super) fn updater(outer: &OuterConfig) -> BackboneUpdater {
+    updater_of(outer.optimizer, momentum(outer), outer.weight_decay)
+}
+
+/// Opt_θ before its first step; only `sgd` has momentum.
+pub(super) fn updater_of(
+    optimizer: BackboneOptimizer,
+    momentum: Option<Momentum>,
+    weight_decay: f64,
+) -> BackboneUpdater {
+    let updater = momentum.map_or_else(|| BackboneUpdater::new(optimizer), BackboneUpdater::with_momentum);
+    updater.with_weight_decay(weight_decay)
+}
+
+fn momentum(outer: &OuterConfig) -> Option<Momentum> {
+    let window = u32::try_from(outer.momentum_window).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX);
+    Some(Momentum { decay: outer.momentum, window }).filter(|momentum| momentum.decay > 0.0)
+}
+
 fn spsa(outer: &OuterConfig) -> Spsa {
     let sides = if outer.sides == 1 { Sides::One } else { Sides::Two };
     Spsa { eps: outer.eps as f32, sides }
@@ -112,6 +134,7 @@ pub(super) fn update_scheme(config: &Config) -> UpdateScheme {
         },
         per_step: u32::try_from(outer.directions).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX),
         weight_decay: outer.weight_decay,
+        momentum: momentum(outer),
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Plan {
     pub forward_passes: usize,
     /// Backward passes over a batch per step.
     pub backward_passes: usize,
+    /// Directions along which zeroth-order estimates move θ per step.
+    pub update_directions: usize,
     /// Estimated peak memory in bytes.
     pub peak_memory: u64,
     /// Estimated seconds per step, from the measured speed of one pass of each kind.
@@ -81,6 +83,13 @@ impl Plan {
                 Bytes(bytes)
             ));
         }
+        if config.method.estimates_backbone() && config.outer.momentum > 0.0 {
+            warnings.push(format!(
+                "outer.momentum: θ is updated along {} directions per step, each made again from its seed. That takes no \
+                 memory, and {} times as long as an update without momentum, which the time per step leaves out",
+                cost.update_directions, config.outer.momentum_window
+            ));
+        }
         if config.method.name == MethodName::Full {
             warnings.push(format!(
                 "method.name = \"full\" keeps gradients and two moments of every weight: {} more memory. \
@@ -102,6 +111,7 @@ impl Plan {
             tokens_per_batch: [inner_batch, f],
             forward_passes: cost.forward_passes,
             backward_passes: cost.backward_passes,
+            update_directions: cost.update_directions,
             peak_memory: memory::peak(config, inputs, method)?,
             seconds_per_step: cost.seconds(speed),
             max_steps: config.run.max_steps,
@@ -119,7 +129,11 @@ fn describe(config: &Config) -> String {
     let (method, outer) = (&config.method, &config.outer);
     let estimates = || {
         let (sides, directions) = (outer.sides, outer.directions);
-        format!("{} over {directions} direction(s), {sides}-sided", outer.optimizer.name())
+        let momentum = match outer.momentum {
+            0.0 => String::new(),
+            momentum => format!(" with momentum {momentum} of {} steps", outer.momentum_window),
+        };
+        format!("{}{momentum} over {directions} direction(s), {sides}-sided", outer.optimizer.name())
     };
     match method.name {
         MethodName::Bilevel => format!(

@@ -135,7 +135,7 @@ fn objective(method: &Method, [b_f, b_p]: &[Batch; 2], view: &Perturbation) -> V
 
 impl Probe {
     /// With `rms`, `sign` and `adam` a step changes G by about −η·|g| + η²·zᵀHz/2, which is least at η = |g| / zᵀHz; with
-    /// `sgd`, whose steps are η·g, at 1 / zᵀHz.
+    /// `sgd`, whose steps are η·g, at 1 / zᵀHz. With momentum a direction is used in W steps: η·g·Σβʲ in all.
     fn new(shapes: &[Shape], noise_floor: f64, config: &Config) -> Self {
         let count = shapes.len() as f64;
         let slope = (shapes.iter().map(|shape| shape.slope.powi(2)).sum::<f64>() / count).sqrt();
@@ -145,7 +145,7 @@ impl Probe {
         let curvature_error = (variance / count).sqrt();
         let optimizer = config.outer.optimizer;
         let best = match optimizer {
-            BackboneOptimizer::Sgd => 1.0 / curvature,
+            BackboneOptimizer::Sgd => 1.0 / curvature / uses(config.outer.momentum, config.outer.momentum_window),
             BackboneOptimizer::Rms | BackboneOptimizer::Sign | BackboneOptimizer::Adam => slope / curvature,
         };
         let eps = config.outer.eps;
@@ -163,6 +163,11 @@ impl Probe {
             optimizer,
         }
     }
+}
+
+/// Σ βʲ, j = 0 … W − 1.
+fn uses(momentum: f64, window: usize) -> f64 {
+    (1.0 - momentum.powf(window as f64)) / (1.0 - momentum)
 }
 
 impl fmt::Display for Probe {
@@ -203,7 +208,7 @@ mod tests {
     fn config(overlay: &str) -> Config {
         let text =
             "[model]\npath = \"m\"\n[data]\ntask = \"sst2\"\ndir = \"d\"\n[run]\noutput = \"o\"\nmax_steps = 5\n";
-        Config::parse(text, "c.toml", &[overlay.to_owned()]).unwrap()
+        Config::parse(text, "c.toml", &overlay.split(' ').map(str::to_owned).collect::<Vec<_>>()).unwrap()
     }
 
     fn probe(shapes: &[[f64; 2]], floor: f64, overlay: &str) -> Probe {
@@ -219,6 +224,10 @@ mod tests {
         assert_eq!(rms.proposed_lr, Some(0.015));
         assert_eq!(rms.proposed_eps, 1e-3);
         assert_eq!(probe(&shapes, 0.01, "outer.optimizer=sgd").proposed_lr, Some(0.005));
+        // 1 + ½ + ¼ = 7/4 of a step.
+        let momentum = "outer.optimizer=sgd outer.momentum=0.5 outer.momentum_window=3";
+        let proposed = probe(&shapes, 0.01, momentum).proposed_lr.unwrap();
+        assert!((proposed - 0.005 * 4.0 / 7.0).abs() < 1e-12, "{proposed}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::error::RunError;
 use super::method;
 use crate::hf::ModelFiles;
 use crate::model::Backbone;
-use crate::zo::journal::{Journal, JournalHeader, OptimizerRecord, TensorFingerprint};
+use crate::zo::journal::{Journal, JournalHeader, OptimizerRecord, TensorFingerprint, UpdateScheme};
 use crate::zo::optimizer::BackboneOptimizer;
 use crate::zo::update::BackboneUpdater;
 use burn::tensor::Device;
@@ -134,10 +134,12 @@ fn updater_of(header: &JournalHeader, journal: &Path) -> Result<BackboneUpdater,
     }
     let kind = BackboneOptimizer::ALL.into_iter().find(|kind| kind.name() == name);
     let kind = kind.filter(|kind| BackboneUpdater::record(*kind) == header.optimizer);
-    let decaying = |kind| BackboneUpdater::new(kind).with_weight_decay(header.updates.weight_decay);
-    kind.map(decaying).ok_or_else(|| {
+    let UpdateScheme { momentum, weight_decay, .. } = header.updates;
+    let kind = kind.filter(|kind| momentum.is_none() || *kind == BackboneOptimizer::Sgd);
+    kind.map(|kind| method::updater_of(kind, momentum, weight_decay)).ok_or_else(|| {
         RunError::ForeignJournal(format!(
-            "the journal `{}` was written with the optimizer `{name}`, whose name or constants this version does not know",
+            "the journal `{}` was written with the optimizer `{name}`, whose name, constants or momentum this version does \
+             not know",
             journal.display()
         ))
     })
@@ -147,7 +149,8 @@ fn updater_of(header: &JournalHeader, journal: &Path) -> Result<BackboneUpdater,
 mod tests {
     use super::*;
     use crate::hf::WeightDtype;
-    use crate::zo::journal::UpdateScheme;
+    use crate::zo::momentum::Momentum;
+    use std::num::NonZeroU32;
 
     #[test]
     fn a_journal_of_another_run_is_told_apart() {
@@ -172,5 +175,16 @@ mod tests {
         let mut constants = expected.clone();
         constants.optimizer.constants.clear();
         assert!(problem(&constants).unwrap().contains("other directions or constants"));
+    }
+
+    #[test]
+    fn a_journal_with_momentum_is_one_of_sgd() {
+        let momentum = Some(Momentum { decay: 0.9, window: NonZeroU32::MIN });
+        for optimizer in BackboneOptimizer::ALL {
+            let updates = UpdateScheme { momentum, ..UpdateScheme::default() };
+            let header = JournalHeader::new(WeightDtype::F32, BackboneUpdater::record(optimizer), updates, Vec::new());
+            let known = updater_of(&header, Path::new("journal.zofo"));
+            assert_eq!(known.is_ok(), optimizer == BackboneOptimizer::Sgd, "{optimizer:?}");
+        }
     }
 }

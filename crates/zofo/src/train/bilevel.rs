@@ -92,8 +92,9 @@ impl Bilevel {
             report.tokens += signs.tokens;
             signs.objectives
         });
-        let (slopes, rate) = (slopes(&estimates), input.rates.backbone);
-        let mut steps = self.backbone_optimizer.propose(&input.directions, &slopes, rate)?;
+        let slopes = slopes(&estimates);
+        let estimate = input.estimate(&slopes);
+        let mut steps = self.backbone_optimizer.propose(&estimate)?;
         if self.conservative {
             steps[0] = BackboneUpdater::conserve(steps[0], &input.directions[0], |view| {
                 let signs = self.evaluate(view, &drawn, input.penalty_share);
@@ -111,7 +112,7 @@ impl Bilevel {
         // 4. p ← Opt_p(p, its gradient);  θ ← Opt_θ(θ, g·z).
         self.adapter.step("p", "`outer.adapter_lr`", gradients, input.rates.adapter)?;
         let start = Instant::now();
-        self.backbone_optimizer.apply(&mut self.backbone, &input.directions, &slopes, &steps, rate);
+        self.backbone_optimizer.apply(&mut self.backbone, &estimate, &steps);
         report.update_time = start.elapsed();
 
         report.tokens += drawn.iter().flatten().map(Batch::tokens).sum::<usize>();

@@ -45,13 +45,14 @@ impl Mezo {
         let estimates = self.spsa.scaled(input.eps_share).slopes(&input.directions, &mut objective);
 
         // 2. θ ← Opt_θ(θ, mean of g·z).
-        let (slopes, rate) = (slopes(&estimates), input.rates.backbone);
-        let mut steps = self.backbone_optimizer.propose(&input.directions, &slopes, rate)?;
+        let slopes = slopes(&estimates);
+        let estimate = input.estimate(&slopes);
+        let mut steps = self.backbone_optimizer.propose(&estimate)?;
         if self.conservative {
             steps[0] = BackboneUpdater::conserve(steps[0], &input.directions[0], &mut objective);
         }
         let start = Instant::now();
-        self.backbone_optimizer.apply(&mut self.backbone, &input.directions, &slopes, &steps, rate);
+        self.backbone_optimizer.apply(&mut self.backbone, &estimate, &steps);
         Ok(StepReport {
             loss: mean_objective(&estimates),
             tokens,

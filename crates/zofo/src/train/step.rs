@@ -4,6 +4,7 @@ use crate::model::Batch;
 use crate::zo::BackboneDirection;
 use crate::zo::estimator::Estimate;
 use crate::zo::optimizer::{Diverged, Step};
+use crate::zo::update::StepEstimate;
 use std::time::Duration;
 
 /// Where the batches of a step come from.
@@ -58,6 +59,12 @@ impl StepInput {
             eps_share: 1.0,
             dropout_seed: 0,
         }
+    }
+
+    /// What θ is moved by, given the slopes along the directions.
+    pub(super) fn estimate<'a>(&'a self, slopes: &'a [f64]) -> StepEstimate<'a> {
+        let (number, directions, learning_rate) = (self.done + 1, &self.directions, self.rates.backbone);
+        StepEstimate { number, directions, slopes, learning_rate }
     }
 }
 

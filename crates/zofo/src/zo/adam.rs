@@ -93,7 +93,7 @@ impl BackboneAdam {
                     *update = (m / correction_1 / ((v / correction_2).sqrt() + EPSILON)) as f32;
                 }
             });
-            backbone.descend_one(index, Noise::Stored(shared), Descent { keep, coefficient: learning_rate });
+            backbone.descend_one(index, Noise::Stored(shared), Descent { keep, ..learning_rate.into() });
         }
     }
 

@@ -1,7 +1,7 @@
 //! `journal.zofo`: every update of θ, 32 bytes each, enough to rebuild θ from the base model with
 //! no data and no forward pass.
 //!
-//! # Format, versions 1 and 2
+//! # Format, versions 1 to 3
 //!
 //! All numbers are little endian.
 //!
@@ -22,6 +22,10 @@
 //!
 //! Version 2 has the entry `updates` in its header, an [`UpdateScheme`]: what directions are, how many records make a step
 //! (one per direction, of the same step), and the weight decay, which is applied once per step.
+//!
+//! Version 3 has the entry `momentum` in `updates`, β and W. A record then has its own step's slope and coefficient, as
+//! without; after the update of a step, θ ← θ − η·βʲ·(slope/q)·z follows for the q records of each of the steps j = 1 … W − 1
+//! before it that have any, with the learning rate η of the present one. This file is all that momentum needs.
 
 mod error;
 mod header;

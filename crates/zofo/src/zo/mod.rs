@@ -4,6 +4,7 @@
 pub mod adam;
 pub mod estimator;
 pub mod journal;
+pub mod momentum;
 pub mod optimizer;
 mod perturb;
 pub mod space;

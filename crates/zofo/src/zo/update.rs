@@ -2,7 +2,8 @@
 
 use super::adam::{self, BackboneAdam};
 use super::journal::{OptimizerRecord, Record};
-use super::optimizer::{BackboneOptimizer, Diverged, ScalarOptimizer, SkipReason, SlopeGuard, Step};
+use super::momentum::{Momentum, PastSteps};
+use super::optimizer::{BackboneOptimizer, Diverged, ScalarOptimizer, ScalarRule, SkipReason, SlopeGuard, Step};
 use super::space::DirectionSpace;
 use super::{BackboneDirection, Perturbation};
 use crate::model::Backbone;
@@ -15,6 +16,8 @@ use zofo_kernels::direction::Descent;
 #[derive(Clone)]
 pub struct BackboneUpdater {
     rule: Rule,
+    /// What past steps add to a step of `sgd` with momentum.
+    past: Option<PastSteps>,
     /// μ: every step multiplies θ by 1 − η·μ.
     weight_decay: f64,
 }
@@ -27,7 +30,31 @@ enum Rule {
     Adam(BackboneAdam),
 }
 
-/// What a checkpoint keeps of a [`BackboneUpdater`]. The moments of Adam are rebuilt by replay.
+/// What an update of θ is made of: the estimate of a gradient, the mean of slope·z.
+#[derive(Clone, Copy, Debug)]
+pub struct StepEstimate<'a> {
+    /// The number of the step: what a journal records. Steps increase; those that are skipped count.
+    pub number: u64,
+    /// The directions z.
+    pub directions: &'a [BackboneDirection],
+    /// One per direction.
+    pub slopes: &'a [f64],
+    /// η.
+    pub learning_rate: f64,
+}
+
+/// An update of θ in the numbers that a journal has of it.
+struct Update<'a> {
+    number: u64,
+    directions: &'a [BackboneDirection],
+    /// With the scales of their directions in them.
+    slopes: &'a [f32],
+    coefficients: &'a [f32],
+    learning_rate: f32,
+}
+
+/// What a checkpoint keeps of a [`BackboneUpdater`]. The moments of Adam, and the past directions of momentum, are rebuilt
+/// from the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum UpdaterState {
     /// All of it.
@@ -75,7 +102,13 @@ impl BackboneUpdater {
             Some(rule) => Rule::Scalar(ScalarOptimizer::new(rule)),
             None => Rule::Adam(BackboneAdam::default()),
         };
-        Self { rule, weight_decay: 0.0 }
+        Self { rule, past: None, weight_decay: 0.0 }
+    }
+
+    /// Fresh `sgd` with momentum.
+    pub fn with_momentum(momentum: Momentum) -> Self {
+        let rule = Rule::Scalar(ScalarOptimizer::new(ScalarRule::Sgd));
+        Self { rule, past: Some(PastSteps::new(momentum)), weight_decay: 0.0 }
     }
 
     /// The same optimizer with decoupled weight decay (Loshchilov and Hutter, 2019): θ ← θ − η·μ·θ before each step. What a
@@ -85,7 +118,7 @@ impl BackboneUpdater {
         Self { weight_decay, ..self }
     }
 
-    /// θ ← Opt_θ(θ, mean of g·z) over some `directions` and the slopes along them; returns what was done along each.
+    /// θ ← Opt_θ(θ, mean of g·z); returns what was done along each direction.
     ///
     /// For Adam, slopes and rate are rounded to f32 first: those are the numbers that a journal keeps, and replay must do
     /// the same.
@@ -93,85 +126,78 @@ impl BackboneUpdater {
     /// # Errors
     ///
     /// [`Diverged`] at the twentieth skipped step in a row; θ is as it was.
-    pub fn step(
-        &mut self,
-        backbone: &mut Backbone,
-        directions: &[BackboneDirection],
-        slopes: &[f64],
-        learning_rate: f64,
-    ) -> Result<Vec<Step>, Diverged> {
-        let steps = self.propose(directions, slopes, learning_rate)?;
-        self.apply(backbone, directions, slopes, &steps, learning_rate);
+    pub fn step(&mut self, backbone: &mut Backbone, estimate: &StepEstimate<'_>) -> Result<Vec<Step>, Diverged> {
+        let steps = self.propose(estimate)?;
+        self.apply(backbone, estimate, &steps);
         Ok(steps)
     }
 
-    /// What [`step`](Self::step) would do along each direction; θ is not touched.
+    /// What [`step`](Self::step) would do along each direction, without what momentum adds; θ is not touched.
     ///
     /// # Errors
     ///
     /// [`Diverged`] at the twentieth skipped step in a row.
-    pub fn propose(
-        &mut self,
-        directions: &[BackboneDirection],
-        slopes: &[f64],
-        learning_rate: f64,
-    ) -> Result<Vec<Step>, Diverged> {
+    pub fn propose(&mut self, estimate: &StepEstimate<'_>) -> Result<Vec<Step>, Diverged> {
         match &mut self.rule {
             Rule::Scalar(optimizer) => {
-                let mut steps = optimizer.step_mean(slopes, learning_rate)?;
-                for (direction, step) in directions.iter().zip(&mut steps) {
+                let mut steps = optimizer.step_mean(estimate.slopes, estimate.learning_rate)?;
+                for (direction, step) in estimate.directions.iter().zip(&mut steps) {
                     if let Step::Apply { coefficient } = step {
                         *coefficient *= direction.scale();
                     }
                 }
                 Ok(steps)
             }
-            Rule::Adam(adam) => adam.propose(&scaled(directions, slopes), learning_rate as f32),
+            Rule::Adam(adam) => adam.propose(&scaled(estimate), estimate.learning_rate as f32),
         }
     }
 
     /// Does what was proposed.
-    pub fn apply(
-        &mut self,
-        backbone: &mut Backbone,
-        directions: &[BackboneDirection],
-        slopes: &[f64],
-        steps: &[Step],
-        learning_rate: f64,
-    ) {
-        let keep = self.keep(learning_rate as f32);
-        let coefficients = || steps.iter().filter_map(|step| step.coefficient());
-        match &mut self.rule {
-            Rule::Scalar(_) => {
-                for (place, (direction, coefficient)) in directions.iter().zip(coefficients()).enumerate() {
-                    let keep = if place == 0 { keep } else { 1.0 };
-                    backbone.descend(direction, Descent { keep, coefficient });
-                }
-            }
-            Rule::Adam(adam) => {
-                if coefficients().next().is_some() {
-                    adam.apply(backbone, directions, &scaled(directions, slopes), learning_rate as f32, keep);
-                }
-            }
-        }
+    pub fn apply(&mut self, backbone: &mut Backbone, estimate: &StepEstimate<'_>, steps: &[Step]) {
+        let coefficients: Vec<f32> = steps.iter().filter_map(|step| step.coefficient()).collect();
+        let (slopes, learning_rate) = (scaled(estimate), estimate.learning_rate as f32);
+        let StepEstimate { number, directions, .. } = *estimate;
+        let update = Update { number, directions, slopes: &slopes, coefficients: &coefficients, learning_rate };
+        self.carry_out(backbone, &update);
     }
 
     /// Repeats the recorded update of one step, with the same bits. `space` is that of the journal.
     pub fn replay(&mut self, backbone: &mut Backbone, space: &Arc<DirectionSpace>, records: &[Record]) {
-        let Some(first) = records.first() else { return };
-        let keep = self.keep(first.learning_rate);
-        let directions: Vec<_> = records.iter().map(|record| space.recorded(record.seed)).collect();
+        let Some(&Record { step: number, learning_rate, .. }) = records.first() else { return };
+        let (directions, slopes) = recorded(space, records);
+        let coefficients: Vec<f32> = records.iter().map(|record| record.coefficient).collect();
+        let (directions, slopes, coefficients) = (&directions[..], &slopes[..], &coefficients[..]);
+        self.carry_out(backbone, &Update { number, directions, slopes, coefficients, learning_rate });
+    }
+
+    /// Notes recorded updates that θ has had, of whole steps: those before a snapshot of it.
+    pub fn remember(&mut self, space: &Arc<DirectionSpace>, records: &[Record]) {
+        let Some(past) = &mut self.past else { return };
+        for step in records.chunk_by(|left, right| left.step == right.step) {
+            let (directions, slopes) = recorded(space, step);
+            past.push(step[0].step, &directions, &slopes);
+        }
+    }
+
+    /// The update, in training and in replay: the same numbers in the same order. A skipped step has no coefficients.
+    fn carry_out(&mut self, backbone: &mut Backbone, update: &Update<'_>) {
+        let &Update { number, directions, slopes, coefficients, learning_rate } = update;
+        if coefficients.is_empty() {
+            return;
+        }
+        let keep = (1.0 - f64::from(learning_rate) * self.weight_decay) as f32;
         match &mut self.rule {
             Rule::Scalar(_) => {
-                for (place, (direction, record)) in directions.iter().zip(records).enumerate() {
+                for (place, (direction, &coefficient)) in directions.iter().zip(coefficients).enumerate() {
                     let keep = if place == 0 { keep } else { 1.0 };
-                    backbone.descend(direction, Descent { keep, coefficient: record.coefficient });
+                    backbone.descend(direction, Descent { keep, ..coefficient.into() });
                 }
             }
-            Rule::Adam(adam) => {
-                let slopes: Vec<f32> = records.iter().map(|record| record.slope).collect();
-                adam.apply(backbone, &directions, &slopes, first.learning_rate, keep);
-            }
+            Rule::Adam(adam) => adam.apply(backbone, directions, slopes, learning_rate, keep),
+        }
+        if let Some(past) = &mut self.past {
+            past.descend(backbone, number, learning_rate);
+            past.push(number, directions, slopes);
         }
     }
 
@@ -195,14 +221,10 @@ impl BackboneUpdater {
         }
     }
 
-    /// The slope that a journal records: with the scale of the direction in it, for Adam, which replay makes its moments of.
+    /// The slope that a journal records: with the scale of the direction in it. Replay makes the moments of Adam of it, and
+    /// what momentum adds.
     pub fn recorded_slope(direction: &BackboneDirection, slope: f64) -> f32 {
         slope as f32 * direction.scale()
-    }
-
-    /// What weight decay leaves of a weight, from the learning rate that a journal records.
-    fn keep(&self, learning_rate: f32) -> f32 {
-        (1.0 - f64::from(learning_rate) * self.weight_decay) as f32
     }
 
     /// The guard with its counts.
@@ -267,9 +289,15 @@ impl BackboneUpdater {
     }
 }
 
-/// Slopes with the scales of their directions in them, as Adam makes its moments of.
-fn scaled(directions: &[BackboneDirection], slopes: &[f64]) -> Vec<f32> {
-    directions.iter().zip(slopes).map(|(direction, slope)| BackboneUpdater::recorded_slope(direction, *slope)).collect()
+/// Slopes with the scales of their directions in them, as a journal has them.
+fn scaled(estimate: &StepEstimate<'_>) -> Vec<f32> {
+    let pairs = estimate.directions.iter().zip(estimate.slopes);
+    pairs.map(|(direction, slope)| BackboneUpdater::recorded_slope(direction, *slope)).collect()
+}
+
+/// The directions of records, and the slopes along them.
+fn recorded(space: &Arc<DirectionSpace>, records: &[Record]) -> (Vec<BackboneDirection>, Vec<f32>) {
+    records.iter().map(|record| (space.recorded(record.seed), record.slope)).unzip()
 }
 
 #[cfg(test)]

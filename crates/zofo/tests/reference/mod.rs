@@ -1,12 +1,15 @@
 //! MeZO as its paper has it, in f64: whole directions, and each side with weights of its own.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use zofo::task::SplitMix64;
 use zofo::train::LearningRates;
 use zofo::zo::BackboneDirection;
 use zofo::zo::estimator::{Sides, Spsa};
+use zofo::zo::momentum::Momentum;
 use zofo::zo::optimizer::BackboneOptimizer;
 use zofo::zo::space::{DirectionKind, ElementChoice, ElementDistribution};
+use zofo::zo::update::BackboneUpdater;
 use zofo_kernels::direction::ParameterId;
 
 /// ε.
@@ -28,13 +31,29 @@ pub struct Setting {
     pub directions: usize,
     pub kind: DirectionKind,
     pub decay: f64,
+    /// Of `sgd`. The learning rate then falls.
+    pub momentum: Option<Momentum>,
 }
 
 impl Setting {
     pub fn plain(optimizer: BackboneOptimizer) -> Self {
         let learning_rate = if optimizer == BackboneOptimizer::Sgd { 2e-4 } else { 1e-3 };
         let (sides, kind) = (Sides::Two, DirectionKind::default());
-        Self { optimizer, learning_rate, sides, directions: 1, kind, decay: 0.0 }
+        Self { optimizer, learning_rate, sides, directions: 1, kind, decay: 0.0, momentum: None }
+    }
+
+    /// SGD with momentum over a window.
+    pub fn with_momentum(decay: f64, window: u32, learning_rate: f64) -> Self {
+        let momentum = Some(Momentum { decay, window: NonZeroU32::new(window).unwrap() });
+        Self { momentum, learning_rate, ..Self::plain(BackboneOptimizer::Sgd) }
+    }
+
+    pub fn updater(&self) -> BackboneUpdater {
+        let updater = match self.momentum {
+            Some(momentum) => BackboneUpdater::with_momentum(momentum),
+            None => BackboneUpdater::new(self.optimizer),
+        };
+        updater.with_weight_decay(self.decay)
     }
 
     pub fn seeds(&self, step: u64) -> Vec<u64> {
@@ -46,8 +65,9 @@ impl Setting {
         Spsa { eps: EPS as f32, sides: self.sides }
     }
 
-    pub fn rates(&self) -> LearningRates {
-        LearningRates { backbone: self.learning_rate, ..LearningRates::default() }
+    pub fn rates(&self, step: u64) -> LearningRates {
+        let share = if self.momentum.is_some() { 1.0 - step as f64 / 40.0 } else { 1.0 };
+        LearningRates { backbone: self.learning_rate * share, ..LearningRates::default() }
     }
 }
 
@@ -60,6 +80,8 @@ pub struct Reference {
     theta: Vectors,
     mean_square: f64,
     moments: [Vectors; 2],
+    /// Of all steps, for momentum.
+    gradients: Vec<Vectors>,
     steps: i32,
 }
 
@@ -68,7 +90,8 @@ impl Reference {
         let zeros = || theta.iter().map(|(name, values)| (name.clone(), vec![0.0; values.len()])).collect();
         let moments = [zeros(), zeros()];
         let shapes = theta.keys().map(|name| (name.clone(), Vec::new())).collect();
-        Self { setting: setting.clone(), start: theta.clone(), shapes, theta, mean_square: 0.0, moments, steps: 0 }
+        let (setting, start, gradients) = (setting.clone(), theta.clone(), Vec::new());
+        Self { setting, start, shapes, theta, mean_square: 0.0, moments, gradients, steps: 0 }
     }
 
     /// Which elements of a tensor are trained.
@@ -135,6 +158,22 @@ impl Reference {
         self.theta.iter().zip(z.values()).map(shift).collect()
     }
 
+    /// m ← βm + g·z, without what left the window: − β^W times the gradient of W steps ago.
+    fn accumulate(&mut self, z: &[Vectors], slopes: &[f64], Momentum { decay, window }: Momentum) {
+        let sum = |name: &str, i: usize| z.iter().zip(slopes).map(|(z, g)| g * z[name][i]).sum::<f64>();
+        let of = |(name, values): (&String, &Vec<f64>)| {
+            (name.clone(), (0..values.len()).map(|i| sum(name, i) / z.len() as f64).collect())
+        };
+        self.gradients.push(self.theta.iter().map(of).collect());
+        let left = self.gradients.len().checked_sub(1 + window.get() as usize).map(|place| &self.gradients[place]);
+        for (name, m) in &mut self.moments[0] {
+            for (i, m) in m.iter_mut().enumerate() {
+                *m = decay * *m + self.gradients[self.gradients.len() - 1][name][i];
+                *m -= left.map_or(0.0, |left| decay.powi(window.get() as i32) * left[name][i]);
+            }
+        }
+    }
+
     /// One step; returns the slopes.
     pub fn step(&mut self, step: u64, loss: impl Fn(&Vectors) -> f64) -> Vec<f64> {
         let z: Vec<Vectors> = self.setting.seeds(step).into_iter().map(|seed| self.direction(seed)).collect();
@@ -148,7 +187,10 @@ impl Reference {
         self.mean_square = 0.99 * self.mean_square + 0.01 * slopes.iter().map(|g| g * g).sum::<f64>() / count;
         let root = (self.mean_square / (1.0 - 0.99f64.powi(self.steps))).sqrt();
         let corrections = [0.9f64, 0.999].map(|beta| 1.0 - beta.powi(self.steps));
-        let rate = self.setting.learning_rate;
+        let rate = self.setting.rates(step).backbone;
+        if let Some(momentum) = self.setting.momentum {
+            self.accumulate(&z, &slopes, momentum);
+        }
         let covered: Vec<Vec<bool>> = self.theta.keys().map(|name| self.covered(name)).collect();
         let [first, second] = &mut self.moments;
         let moments = first.values_mut().zip(second.values_mut());
@@ -158,6 +200,7 @@ impl Reference {
                 let mean =
                     |f: &dyn Fn(f64) -> f64| z.iter().zip(&slopes).map(|(z, g)| f(*g) * z[i]).sum::<f64>() / count;
                 let delta = match self.setting.optimizer {
+                    _ if self.setting.momentum.is_some() => first[i],
                     BackboneOptimizer::Sgd => mean(&|g| g),
                     BackboneOptimizer::Rms => mean(&|g| g / root),
                     BackboneOptimizer::Sign => mean(&f64::signum),

@@ -157,6 +157,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("outer.adapter_lr", BILEVEL, Effect::Trajectory),
     Key::new("outer.optimizer", ESTIMATES, Effect::Trajectory),
     Key::new("outer.lr", ESTIMATES, Effect::Trajectory),
+    Key::new("outer.momentum", BACKBONE_ESTIMATES, Effect::Trajectory),
+    Key::new("outer.momentum_window", BACKBONE_ESTIMATES, Effect::Trajectory),
     Key::new("outer.weight_decay", BACKBONE_ESTIMATES, Effect::Trajectory),
     Key::new("outer.conservative", BACKBONE_ESTIMATES, Effect::Trajectory),
     Key::new("outer.objective", ESTIMATES, Effect::Trajectory),

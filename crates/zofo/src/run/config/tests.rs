@@ -74,6 +74,8 @@ adapter_optimizer = "sgd"
 adapter_lr = 1e-5
 optimizer = "sign"
 lr = 3e-7
+momentum = 0.0
+momentum_window = 4
 weight_decay = 0.1
 conservative = false
 objective = "metric"
@@ -184,6 +186,8 @@ fn defaults() {
             adapter_lr: 1e-3,
             optimizer: BackboneOptimizer::Rms,
             lr: 1e-6,
+            momentum: 0.0,
+            momentum_window: 10,
             weight_decay: 0.0,
             conservative: false,
             objective: ObjectiveKind::Loss,
@@ -285,15 +289,25 @@ fn every_key_of_the_file_is_obeyed() {
     let defaults = parse(MINIMAL, &[]).unwrap();
     let table = |config: &Config| toml::Table::try_from(config).unwrap();
     let (config, defaults) = (table(&config), table(&defaults));
-    // The last two exclude what the file has: masks of elements, and several directions.
-    let fixed =
-        ["method.name", "peft.kind", "run.device", "run.output", "data.dir", "outer.rank", "outer.conservative"];
+    // The last three exclude what the file has: masks of elements, several directions, and another optimizer.
+    let fixed = [
+        "method.name",
+        "peft.kind",
+        "run.device",
+        "run.output",
+        "data.dir",
+        "outer.rank",
+        "outer.conservative",
+        "outer.momentum",
+    ];
     for key in KEYS {
         let (section, name) = key.parts();
         let same = config[section].get(name) == defaults[section].get(name);
         assert_eq!(same, fixed.contains(&key.name), "{}", key.name);
     }
     assert_eq!(parse(MINIMAL, &["outer.rank=3"]).unwrap().outer.rank, Some(3));
+    let sgd = parse(MINIMAL, &["outer.optimizer=sgd", "outer.momentum=0.9"]).unwrap().outer;
+    assert_eq!((sgd.momentum, sgd.momentum_window), (0.9, 10));
 }
 
 #[test]
@@ -412,6 +426,7 @@ fn values_out_of_range_are_refused() {
         "outer.accumulate",
         "outer.directions",
         "outer.rank",
+        "outer.momentum_window",
         "method.inner_steps",
         "method.first_stage_steps",
         "data.shots",
@@ -451,9 +466,12 @@ fn values_out_of_range_are_refused() {
             assert!(message.contains("must be a list of different integers of at least 0"), "{message}");
         }
     }
-    for value in ["1", "1.5", "-0.1", "nan"] {
-        let message = overlay_error(&format!("peft.dropout={value}"));
-        assert!(message.contains("must be a number of at least 0 and below 1"), "{message}");
+    // What is below 1, and as a 32-bit float is 1, is no share either.
+    for value in ["1", "1.5", "-0.1", "nan", "0.99999999999"] {
+        for key in ["peft.dropout", "outer.momentum"] {
+            let message = overlay_error(&format!("{key}={value}"));
+            assert!(message.contains("must be a number of at least 0 and below 1"), "{message}");
+        }
     }
     assert!(overlay_error("peft.rank_pattern={ q_proj = 0 }").contains("integers of at least 1, found the integer 0"));
     assert!(overlay_error("peft.alpha_pattern={ q_proj = -1 }").contains("above 0, found the integer -1"));
@@ -637,6 +655,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
         "outer.adapter_lr=2e-5",
         "outer.optimizer=rms",
         "outer.lr=4e-7",
+        "outer.momentum_window=5",
         "outer.weight_decay=0.2",
         "outer.objective=loss",
         "outer.eps_final=1e-6",
@@ -697,14 +716,23 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
     // Gradients of θ itself round in other places.
     let full = |overlay| parse(MINIMAL, &["method.name=full", overlay]).unwrap().fingerprint().unwrap();
     assert_ne!(full("inner.gradient_checkpointing=true"), full("inner.gradient_checkpointing=false"));
+    let sgd = |overlay| parse(MINIMAL, &["outer.optimizer=sgd", overlay]).unwrap().fingerprint().unwrap();
+    assert_ne!(sgd("outer.momentum=0.5"), sgd("outer.momentum=0"));
     // Where ε is on its way to another value, the way's length counts.
     assert_ne!(
         parse(MINIMAL, &["outer.eps_final=1e-4", "run.max_steps=5"]).unwrap().fingerprint().unwrap(),
         parse(MINIMAL, &["outer.eps_final=1e-4", "run.max_steps=6"]).unwrap().fingerprint().unwrap()
     );
     // Together the lists, and what is tried apart, are all keys but those that have one value only.
-    let apart =
-        ["peft.init", "outer.rank", "outer.conservative", "method.name", "run.device", "method.first_stage_minutes"];
+    let apart = [
+        "peft.init",
+        "outer.rank",
+        "outer.conservative",
+        "outer.momentum",
+        "method.name",
+        "run.device",
+        "method.first_stage_minutes",
+    ];
     let of_methods = of_methods.map(|(_, overlay)| overlay);
     let tried = free.into_iter().chain(fixed).chain(of_prefix).chain(of_methods).chain(apart);
     let tried: BTreeSet<&str> = tried.filter_map(|overlay| overlay.split('=').next()).collect();
@@ -717,7 +745,7 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
 #[test]
 fn the_fingerprint_is_pinned() {
     let fingerprint = parse(MINIMAL, &[]).unwrap().fingerprint().unwrap();
-    assert_eq!(fingerprint, "ac95c4ee2ab3392dae0b92474fd15e640a21a9ff7dfe3b530a6d0cb94b89b2dd");
+    assert_eq!(fingerprint, "2582776bb47736ed9a11a611f74ec23f770e184ede60fa329136fd56a163d212");
 }
 
 #[test]
@@ -810,6 +838,26 @@ fn settings_that_do_not_go_together_are_refused() {
         let message = refused(&["outer.rank=2", other]);
         assert!(message.contains("`outer.rank` = \"2\" is not supported with outer."), "{message}");
     }
+    for optimizer in ["rms", "sign", "adam"] {
+        let message = refused(&["outer.momentum=0.9", &format!("outer.optimizer={optimizer}")]);
+        let expected = format!(
+            "--set outer.momentum=0.9: `outer.momentum` = \"0.9\" is not supported with outer.optimizer = \"{optimizer}\": \
+             use \"sgd\""
+        );
+        assert_eq!(message, expected);
+    }
+    let sgd = ["outer.momentum=0.9", "outer.optimizer=sgd"];
+    for (others, words) in [
+        (&["outer.conservative=true"][..], "with outer.conservative"),
+        (&["method.name=mezo", "method.on=peft"][..], "with method.on = \"peft\""),
+    ] {
+        let message = refused(&[&sgd[..], others].concat());
+        assert!(message.contains(&format!("`outer.momentum` = \"0.9\" is not supported {words}")), "{message}");
+    }
+    // Without momentum its keys say nothing; where nothing is estimated they are not used.
+    assert!(parse(MINIMAL, &["outer.momentum=0", "outer.momentum_window=3", "outer.conservative=true"]).is_ok());
+    let exact = parse(MINIMAL, &["method.name=first-order", "outer.momentum=0.9"]).unwrap();
+    assert_eq!(exact.unused_keys(), ["outer.momentum"]);
     // What trains nothing needs no end.
     let endless = MINIMAL.replace("max_steps = 5\n", "");
     assert!(parse(&endless, &["method.name=zero-shot"]).is_ok());

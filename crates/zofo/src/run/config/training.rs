@@ -154,6 +154,11 @@ pub struct OuterConfig {
     /// weight moves by about this much per step. `sgd` multiplies it by the slope, which grows with
     /// λ, and needs a value smaller by about that factor. On a block, 1e-4.
     pub lr: f64,
+    /// β of `sgd` with momentum: each step moves θ along Σ βʲ·g·z, the estimates of j steps ago. At least 0, below 1.
+    /// Default: 0.
+    pub momentum: f64,
+    /// W, the steps in that sum, the present one included. At least 1. Default: 10.
+    pub momentum_window: usize,
     /// μ: each step first takes lr·μ·θ from θ. At least 0. Default: 0.
     pub weight_decay: f64,
     /// Whether a step is only made if it lowers the objective on its own batch, which takes three more evaluations.
@@ -208,6 +213,8 @@ impl OuterConfig {
             adapter_lr: reader.number("outer.adapter_lr", Range::Positive)?.unwrap_or(default_adapter_lr),
             optimizer: reader.choice("outer.optimizer")?.unwrap_or(BackboneOptimizer::Rms),
             lr: reader.number("outer.lr", Range::Positive)?.unwrap_or(default_lr),
+            momentum: reader.number("outer.momentum", Range::Share)?.unwrap_or(0.0),
+            momentum_window: reader.count("outer.momentum_window", 1)?.unwrap_or(10),
             weight_decay: reader.number("outer.weight_decay", Range::NotNegative)?.unwrap_or(0.0),
             conservative: reader.flag("outer.conservative")?.unwrap_or(false),
             objective: reader.choice("outer.objective")?.unwrap_or(ObjectiveKind::Loss),
@@ -234,6 +241,21 @@ impl OuterConfig {
             };
             if let Some(other) = other {
                 return Err(reader.not_supported("outer.conservative", "true", format!("with {other}")));
+            }
+        }
+        if outer.momentum > 0.0 && method.has_estimates() {
+            let advice = match outer.optimizer {
+                _ if on_block => Some(
+                    "with method.on = \"peft\", whose steps no journal records: use outer.optimizer = \"adam\"".into(),
+                ),
+                BackboneOptimizer::Sgd if outer.conservative => {
+                    Some("with outer.conservative: a step is compared along one direction".into())
+                }
+                BackboneOptimizer::Sgd => None,
+                other => Some(format!("with outer.optimizer = \"{}\": use \"sgd\"", other.name())),
+            };
+            if let Some(advice) = advice {
+                return Err(reader.not_supported("outer.momentum", &outer.momentum.to_string(), advice));
             }
         }
         if on_block && outer.distribution == ElementDistribution::Sphere {

@@ -115,7 +115,8 @@ impl<'a> Session<'a> {
         }
         let start = Instant::now();
         if let Some((backbone, updater)) = self.method.updater_mut() {
-            let history = history.get(done..).unwrap_or_default();
+            let (before, history) = history.split_at(done.min(history.len()));
+            updater.remember(&self.space, before);
             for step in history.chunk_by(|left, right| left.step == right.step) {
                 if interrupted.load(Ordering::SeqCst) {
                     return Ok(false);

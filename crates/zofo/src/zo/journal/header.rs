@@ -8,11 +8,13 @@ use zofo_kernels::direction::DIRECTION_SCHEME;
 
 use super::error::JournalError;
 use crate::hf::WeightDtype;
+use crate::zo::momentum::Momentum;
 use crate::zo::space::DirectionKind;
 
 /// The newest version of the file format that this module writes and reads. It writes version 1 where that can say what
-/// a run does: one gaussian direction over all weights a step, and no weight decay.
-pub const FORMAT_VERSION: u32 = 2;
+/// a run does: one gaussian direction over all weights a step, no weight decay and no momentum; and version 2 where there is
+/// no momentum.
+pub const FORMAT_VERSION: u32 = 3;
 
 /// The first bytes of every journal.
 const MAGIC: [u8; 8] = *b"ZOFOJRNL";
@@ -54,7 +56,11 @@ impl JournalHeader {
 
     /// The version of the format that says this.
     pub fn format_version(&self) -> u32 {
-        if self.updates.is_plain() { 1 } else { FORMAT_VERSION }
+        match &self.updates {
+            updates if updates.is_plain() => 1,
+            UpdateScheme { momentum: None, .. } => 2,
+            UpdateScheme { momentum: Some(_), .. } => FORMAT_VERSION,
+        }
     }
 }
 
@@ -69,12 +75,15 @@ pub struct UpdateScheme {
     /// μ: every step first multiplies the weights that z covers by 1 − η·μ.
     #[serde(with = "decimal")]
     pub weight_decay: f64,
+    /// Of `sgd`: what the steps before add to an update. Absent before version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<Momentum>,
 }
 
 impl Default for UpdateScheme {
     /// That of version 1.
     fn default() -> Self {
-        Self { directions: DirectionKind::default(), per_step: NonZeroU32::MIN, weight_decay: 0.0 }
+        Self { directions: DirectionKind::default(), per_step: NonZeroU32::MIN, weight_decay: 0.0, momentum: None }
     }
 }
 

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::hf::WeightDtype;
+use crate::zo::momentum::Momentum;
 use crate::zo::optimizer::ScalarRule;
 
 fn header() -> JournalHeader {
@@ -120,9 +121,9 @@ fn other_files_are_not_journals() {
 #[test]
 fn a_newer_format_is_named() {
     let (_folder, path) = journal(&[1]);
-    damage(&path, |bytes| bytes[8] = 3);
+    damage(&path, |bytes| bytes[8] = 4);
     let error = Journal::read(&path).unwrap_err();
-    assert!(matches!(error, JournalError::FormatVersion { found: 3, .. }), "{error}");
+    assert!(matches!(error, JournalError::FormatVersion { found: 4, .. }), "{error}");
 }
 
 #[test]
@@ -239,7 +240,7 @@ fn any_records() -> impl Strategy<Value = Vec<Record>> {
 }
 
 #[test]
-fn a_plain_run_writes_version_1_and_other_runs_version_2() {
+fn a_run_writes_the_oldest_version_that_can_say_what_it_does() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal.zofo");
     JournalWriter::create(&path, &header()).unwrap();
@@ -248,10 +249,41 @@ fn a_plain_run_writes_version_1_and_other_runs_version_2() {
     assert!(!String::from_utf8_lossy(&bytes).contains("updates"));
     fs::remove_file(&path).unwrap();
     let decaying = UpdateScheme { weight_decay: 0.1, ..UpdateScheme::default() };
-    let header = JournalHeader { updates: decaying, ..header() };
-    JournalWriter::create(&path, &header).unwrap();
-    assert_eq!(fs::read(&path).unwrap()[8..12], 2u32.to_le_bytes());
-    assert_eq!(Journal::read(&path).unwrap().header, header);
+    let momentum = Some(Momentum { decay: 0.1 + 0.2, window: NonZeroU32::new(7).unwrap() });
+    let with_momentum = UpdateScheme { momentum, ..UpdateScheme::default() };
+    for (updates, version) in [(decaying, 2u32), (with_momentum, 3)] {
+        let header = JournalHeader { updates, ..header() };
+        JournalWriter::create(&path, &header).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes[8..12], version.to_le_bytes());
+        assert_eq!(String::from_utf8_lossy(&bytes).contains("momentum"), version == 3);
+        assert_eq!(Journal::read(&path).unwrap().header, header);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+/// What every version has written for runs without momentum: they read each other's journals.
+#[test]
+fn the_updates_of_a_header_without_momentum_are_pinned() {
+    let decaying = UpdateScheme { weight_decay: 0.1, per_step: NonZeroU32::new(2).unwrap(), ..UpdateScheme::default() };
+    let bytes = header::encode(Path::new("journal"), &JournalHeader { updates: decaying, ..header() }).unwrap();
+    let pinned = r#""updates":{"directions":{"distribution":"gaussian"},"per_step":2,"weight_decay":"0.1"},"tensors""#;
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains(pinned), "{text}");
+}
+
+/// A program that does not know momentum would replay another θ: the version is beyond its own.
+#[test]
+fn a_newer_version_with_momentum_is_refused_before_its_header_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.zofo");
+    let momentum = Some(Momentum { decay: 0.9, window: NonZeroU32::new(10).unwrap() });
+    let updates = UpdateScheme { momentum, ..UpdateScheme::default() };
+    JournalWriter::create(&path, &JournalHeader { updates, ..header() }).unwrap();
+    damage(&path, |bytes| bytes[8] += 1);
+    let error = Journal::read_header(&path).unwrap_err();
+    assert!(matches!(error, JournalError::FormatVersion { found: 4, .. }), "{error}");
+    assert!(error.to_string().contains("has format version 4; this program reads versions 1 to 3"), "{error}");
 }
 
 #[test]
