@@ -65,7 +65,8 @@ impl Stored for bf16 {
     }
 }
 
-/// Begins to load values into the second-level cache.
+/// Begins to load values into the second-level cache, where the processor can be told to.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
 pub(super) fn prefetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in values.chunks(64 / size_of::<T>()) {

@@ -205,8 +205,8 @@ struct Next<'a> {
 impl Next<'_> {
     /// Begins to load its part `part` of `all`: it comes from memory, in short pieces, and is waited for otherwise.
     fn prefetch(&self, part: usize, all: usize) {
-        let count = self.rows.len();
-        for row in self.rows.clone().skip(part * count / all).take((part + 1) * count / all - part * count / all) {
+        let row = |part: usize| self.rows.start + part * self.rows.len() / all;
+        for row in row(part)..row(part + 1) {
             self.weight.prefetch(row, self.columns.clone());
         }
     }
