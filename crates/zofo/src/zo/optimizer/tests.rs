@@ -120,7 +120,8 @@ proptest! {
     #[test]
     fn rms_does_not_depend_on_the_scale_of_the_loss(
         slopes in prop::collection::vec(0.1f64..10.0, 1..30),
-        exponent in -20i32..20,
+        // Smaller slopes come near the 1e-12 that is added to their root mean square.
+        exponent in -16i32..20,
     ) {
         let scale = 2f64.powi(exponent);
         let scaled: Vec<f64> = slopes.iter().map(|slope| slope * scale).collect();
