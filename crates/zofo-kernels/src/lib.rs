@@ -33,6 +33,6 @@ mod view;
 pub use activation::Activation;
 pub use compute::Compute;
 pub use layout::{AttentionLayout, RotaryAngles, Segment};
-pub use mapped::{MappedFile, map_private};
+pub use mapped::{MappedFile, copy_to_disk, map_private};
 pub use ops::DecoderOps;
 pub use view::{Noise, WeightView};

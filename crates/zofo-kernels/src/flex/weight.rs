@@ -67,7 +67,7 @@ impl Stored for bf16 {
 
 /// Begins to load values into the second-level cache, where the processor can be told to.
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
-pub(super) fn prefetch<T>(values: &[T]) {
+fn prefetch<T>(values: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in values.chunks(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -125,9 +125,8 @@ impl<'a> WeightMatrix<'a> {
         W::stored(self.values).map(|values| &values[start..start + len])
     }
 
-    /// Begins to load the stored values of a part of a row.
-    pub(super) fn prefetch(&self, row: usize, columns: Range<usize>) {
-        let part = row * self.columns + columns.start..row * self.columns + columns.end;
+    /// Begins to load a part of the stored values, which are row-major.
+    pub(super) fn prefetch(&self, part: Range<usize>) {
         match self.values {
             Values::F32(values) => prefetch(&values[part]),
             Values::Bf16(values) => prefetch(&values[part]),

@@ -18,11 +18,15 @@ use {
     std::arch::x86_64::*,
 };
 
+/// Elements that a thread rounds at once.
+#[cfg(target_arch = "x86_64")]
+const PIECE: usize = 1 << 14;
+
 /// x·Wᵀ, both rounded to bf16, on a CPU that multiplies that.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn product(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     let mut rounded = vec![bf16::ZERO; x.len()];
-    round::to_bf16(x, &mut rounded);
+    rounded.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(rounded, x)| round::to_bf16(x, rounded));
     run(&rounded, weight, &Avx512Bf16)
 }
 
@@ -47,47 +51,14 @@ impl Micro<f32, bf16> for Portable {
     }
 }
 
-/// Widens the weight. Made only where the CPU has the features.
+// These widen the weight.
 #[cfg(target_arch = "x86_64")]
-struct Avx2;
-
+micro!(Avx2: f32, bf16, rows 3, avx2);
 #[cfg(target_arch = "x86_64")]
-impl Micro<f32, bf16> for Avx2 {
-    const ROWS: usize = 3;
-
-    fn products<const R: usize>(&self, x: [&[f32]; R], w: [&[bf16]; 4]) -> [[f32; 4]; R] {
-        // SAFETY: see the type and the trait.
-        unsafe { avx2(x, w) }
-    }
-}
-
-/// Widens the weight. Made only where the CPU has the features.
+micro!(Avx512: f32, bf16, rows 6, avx512);
+// This one multiplies bf16.
 #[cfg(target_arch = "x86_64")]
-struct Avx512;
-
-#[cfg(target_arch = "x86_64")]
-impl Micro<f32, bf16> for Avx512 {
-    const ROWS: usize = 6;
-
-    fn products<const R: usize>(&self, x: [&[f32]; R], w: [&[bf16]; 4]) -> [[f32; 4]; R] {
-        // SAFETY: see the type and the trait.
-        unsafe { avx512(x, w) }
-    }
-}
-
-/// Multiplies bf16. Made only where the CPU has the features.
-#[cfg(target_arch = "x86_64")]
-struct Avx512Bf16;
-
-#[cfg(target_arch = "x86_64")]
-impl Micro<bf16, bf16> for Avx512Bf16 {
-    const ROWS: usize = 6;
-
-    fn products<const R: usize>(&self, x: [&[bf16]; R], w: [&[bf16]; 4]) -> [[f32; 4]; R] {
-        // SAFETY: see the type and the trait.
-        unsafe { avx512_bf16(x, w) }
-    }
-}
+micro!(Avx512Bf16: bf16, bf16, rows 6, avx512_bf16);
 
 /// Rows of x with every block of 2·`LANES` elements arranged as its even elements, then its odd ones. What is left at the end
 /// of a row stays as it is.

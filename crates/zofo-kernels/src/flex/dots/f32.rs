@@ -28,33 +28,10 @@ impl Micro<f32, f32> for Portable {
     }
 }
 
-/// Made only where the CPU has the features.
 #[cfg(target_arch = "x86_64")]
-struct Avx2;
-
+micro!(Avx2: f32, f32, rows 3, avx2);
 #[cfg(target_arch = "x86_64")]
-impl Micro<f32, f32> for Avx2 {
-    const ROWS: usize = 3;
-
-    fn products<const R: usize>(&self, x: [&[f32]; R], w: [&[f32]; 4]) -> [[f32; 4]; R] {
-        // SAFETY: see the type and the trait.
-        unsafe { avx2(x, w) }
-    }
-}
-
-/// Made only where the CPU has the features.
-#[cfg(target_arch = "x86_64")]
-struct Avx512;
-
-#[cfg(target_arch = "x86_64")]
-impl Micro<f32, f32> for Avx512 {
-    const ROWS: usize = 6;
-
-    fn products<const R: usize>(&self, x: [&[f32]; R], w: [&[f32]; 4]) -> [[f32; 4]; R] {
-        // SAFETY: see the type and the trait.
-        unsafe { avx512(x, w) }
-    }
-}
+micro!(Avx512: f32, f32, rows 6, avx512);
 
 /// A micro-kernel: the vectors of an instruction set, and how four of them become four sums.
 macro_rules! dot_kernel {

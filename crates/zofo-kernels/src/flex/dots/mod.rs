@@ -7,12 +7,29 @@
 //! The work is cut into units by the shape alone, and every dot product runs over the whole depth in one fixed order, so
 //! results do not depend on the number of threads.
 
+/// A type of a micro-kernel that is a function for an instruction set. It is named only where the CPU has the features.
+#[cfg(target_arch = "x86_64")]
+macro_rules! micro {
+    ($name:ident: $x:ty, $w:ty, rows $rows:literal, $function:ident) => {
+        struct $name;
+
+        impl Micro<$x, $w> for $name {
+            const ROWS: usize = $rows;
+
+            fn products<const R: usize>(&self, x: [&[$x]; R], w: [&[$w]; 4]) -> [[f32; 4]; R] {
+                // SAFETY: the type is named only where the CPU has the features, and the trait promises one length.
+                unsafe { $function(x, w) }
+            }
+        }
+    };
+}
+
 mod bf16;
 mod f32;
 
 use super::columns::SharedColumns;
 use super::round;
-use super::weight::{Stored, WeightMatrix, prefetch};
+use super::weight::{Stored, WeightMatrix};
 use crate::compute::Compute;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -22,8 +39,6 @@ use std::ops::Range;
 
 /// Rows of the weight in one unit of work. A multiple of every block's columns.
 const UNIT: usize = 48;
-/// Bytes of x that are multiplied with a whole unit before the next: about half of a second-level cache.
-const BLOCK_BYTES: usize = 256 << 10;
 /// Up to so many rows of x, weights stored as bf16 are widened in registers: reading them is what takes the time. With
 /// more rows it is cheaper to widen them once.
 const WIDENED_ROWS: usize = 16;
@@ -72,18 +87,19 @@ fn run<X: Sync, W: Stored>(x: &[X], weight: &WeightMatrix, kernel: &impl Micro<X
     let (depth, width, signs) = (weight.columns, weight.rows, weight.signs());
     let rows = x.len() / depth;
     let share = rows / signs;
-    let block_rows = (BLOCK_BYTES / (size_of::<X>() * depth)).max(16).next_multiple_of(12);
     let mut y = vec![0.0f32; rows * width];
     let out = SharedColumns::new(&mut y, width);
     (0..width.div_ceil(UNIT)).into_par_iter().for_each_init(<[Vec<W>; 2]>::default, |buffers, unit| {
         let columns = unit * UNIT..((unit + 1) * UNIT).min(width);
         let weights = unit_rows(weight, columns.clone(), buffers);
         for (sign, weights) in weights.iter().take(signs).enumerate() {
-            for start in (0..share).step_by(block_rows) {
-                let block = sign * share + start..sign * share + share.min(start + block_rows);
-                let x = &x[block.start * depth..block.end * depth];
-                Tile { x, weights, depth, out: &out, rows: block, columns: columns.clone() }.run(kernel);
-            }
+            let rows = sign * share..(sign + 1) * share;
+            let x = &x[rows.start * depth..rows.end * depth];
+            // The next unit most often comes next on this thread, too.
+            let ahead =
+                columns.end * depth..if sign == 0 { width.min(columns.end + UNIT) } else { columns.end } * depth;
+            let tile = Tile { x, weights, depth, out: &out, rows, columns: columns.clone() };
+            tile.run(kernel, ahead, |part| weight.prefetch(part));
         }
     });
     y
@@ -120,22 +136,23 @@ struct Tile<'a, X, W> {
 }
 
 impl<X, W> Tile<'_, X, W> {
-    /// For every few rows of the weight, which then stay in the first-level cache, all rows of x.
-    fn run<M: Micro<X, W>>(&self, kernel: &M) {
+    /// For every few rows of x, which then stay in the first-level cache, all rows of the weight, which stay in the second.
+    /// Meanwhile `prefetch` is called with parts of what is multiplied next: it comes from memory, and would be waited for.
+    fn run<M: Micro<X, W>>(&self, kernel: &M, mut ahead: Range<usize>, prefetch: impl Fn(Range<usize>)) {
         let (x_rows, w_rows) = (self.rows.len(), self.columns.len());
-        let blocks = x_rows.div_ceil(M::ROWS);
-        for column in (0..w_rows).step_by(COLUMNS) {
-            // At the edge a block repeats the last row; what it computes twice is not stored twice.
-            let row = |c: usize| (column + c).min(w_rows - 1) * self.depth;
-            let w = std::array::from_fn(|c| &self.weights[row(c)..row(c) + self.depth]);
-            let next = &self.weights[((column + COLUMNS) * self.depth).min(self.weights.len())..];
-            let next = &next[..next.len().min(COLUMNS * self.depth)];
-            for block in 0..blocks {
-                // They come from memory, once, and would be waited for.
-                prefetch(&next[block * next.len() / blocks..(block + 1) * next.len() / blocks]);
-                // Blocks of about equal size, none of them with a row too many.
-                let start = block * x_rows / blocks;
-                match (block + 1) * x_rows / blocks - start {
+        let (blocks, groups) = (x_rows.div_ceil(M::ROWS), w_rows.div_ceil(COLUMNS));
+        let part = ahead.len().div_ceil((blocks * groups).max(1));
+        for block in 0..blocks {
+            // Blocks of about equal size, none of them with a row too many.
+            let (start, end) = (block * x_rows / blocks, (block + 1) * x_rows / blocks);
+            for column in (0..w_rows).step_by(COLUMNS) {
+                let next = ahead.start..ahead.end.min(ahead.start + part);
+                ahead.start = next.end;
+                prefetch(next);
+                // At the edge a block repeats the last row; what it computes twice is not stored twice.
+                let row = |c: usize| (column + c).min(w_rows - 1) * self.depth;
+                let w = std::array::from_fn(|c| &self.weights[row(c)..row(c) + self.depth]);
+                match end - start {
                     1 => self.block::<M, 1>(kernel, start, column, w),
                     2 => self.block::<M, 2>(kernel, start, column, w),
                     3 => self.block::<M, 3>(kernel, start, column, w),

@@ -2,14 +2,18 @@
 
 use crate::isa::{Isa, Set};
 #[cfg(target_arch = "x86_64")]
-use {crate::flex::round, std::arch::x86_64::*};
+use {
+    crate::flex::round,
+    bytemuck::{Pod, Zeroable},
+    std::arch::x86_64::*,
+};
 
 /// What a packed panel holds for every row or column: one step of the reduction, or several.
 pub(in crate::flex) trait Packed: Copy + Default + Send + Sync {
     /// Steps of the reduction in one value.
     const STEPS: usize;
-    /// Puts a factor at a step; panels are zero before.
-    fn set(&mut self, step: usize, factor: f32);
+    /// Writes the factors of one row. Its last value has a zero where the reduction ends before its last step.
+    fn convert(row: &[f32], out: &mut [Self]);
     /// Writes one value per column from the factors of its steps. The second step has none where the reduction ends before
     /// it, and in a format of one step.
     fn pack(steps: [&[f32]; 2], out: &mut [Self]);
@@ -19,8 +23,8 @@ impl Packed for f32 {
     const STEPS: usize = 1;
 
     #[inline(always)]
-    fn set(&mut self, _: usize, factor: f32) {
-        *self = factor;
+    fn convert(row: &[f32], out: &mut [Self]) {
+        out.copy_from_slice(row);
     }
 
     #[inline(always)]
@@ -31,7 +35,7 @@ impl Packed for f32 {
 
 /// Two bf16, the first step in the lower half. Only the kernel for AVX512-BF16 takes them.
 #[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
 #[repr(transparent)]
 pub(super) struct Bf16Pair(u32);
 
@@ -39,9 +43,12 @@ pub(super) struct Bf16Pair(u32);
 impl Packed for Bf16Pair {
     const STEPS: usize = 2;
 
-    #[inline(always)]
-    fn set(&mut self, step: usize, factor: f32) {
-        self.0 |= u32::from(round::nearest_bits(factor)) << (16 * step);
+    fn convert(row: &[f32], out: &mut [Self]) {
+        if let Some(last) = out.last_mut() {
+            *last = Self::default();
+        }
+        // On a little-endian machine neighbours in a row lie as a pair does.
+        round::to_bf16(row, &mut bytemuck::cast_slice_mut(out)[..row.len()]);
     }
 
     fn pack([first, second]: [&[f32]; 2], out: &mut [Self]) {

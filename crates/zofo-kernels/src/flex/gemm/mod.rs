@@ -137,15 +137,16 @@ fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
 fn pack_rows<P: Packed, const R: usize>(x: &[f32], rows: usize, depth: usize) -> Vec<P> {
     let steps = depth.div_ceil(P::STEPS);
     let mut packed = vec![P::default(); rows.div_ceil(R) * R * steps];
-    packed.par_chunks_mut(R * steps).enumerate().for_each(|(panel, out)| {
-        let start = panel * R;
-        for (lane, row) in (start..rows.min(start + R)).enumerate() {
-            let source = &x[row * depth..(row + 1) * depth];
-            let slots = out[lane..].iter_mut().step_by(R);
-            for (factors, slot) in source.chunks(P::STEPS).zip(slots) {
-                for (step, factor) in factors.iter().enumerate() {
-                    slot.set(step, *factor);
-                }
+    packed.par_chunks_mut(R * steps).enumerate().for_each_init(Vec::new, |lanes, (panel, out)| {
+        let rows = panel * R..rows.min((panel + 1) * R);
+        lanes.clear();
+        lanes.resize(R * steps, P::default());
+        for (row, lane) in rows.zip(lanes.chunks_exact_mut(steps)) {
+            P::convert(&x[row * depth..(row + 1) * depth], lane);
+        }
+        for (step, out) in out.chunks_exact_mut(R).enumerate() {
+            for (lane, out) in out.iter_mut().enumerate() {
+                *out = lanes[lane * steps + step];
             }
         }
     });
@@ -207,7 +208,8 @@ impl Next<'_> {
     fn prefetch(&self, part: usize, all: usize) {
         let row = |part: usize| self.rows.start + part * self.rows.len() / all;
         for row in row(part)..row(part + 1) {
-            self.weight.prefetch(row, self.columns.clone());
+            let start = row * self.weight.columns;
+            self.weight.prefetch(start + self.columns.start..start + self.columns.end);
         }
     }
 }
