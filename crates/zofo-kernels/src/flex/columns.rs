@@ -18,6 +18,38 @@ impl<'a> SharedColumns<'a> {
         Self { values: values.as_mut_ptr(), len: values.len(), columns, owner: PhantomData }
     }
 
+    /// A matrix `[rows, columns]` that `write` writes, without the pass over it that zeros would take.
+    ///
+    /// # Safety
+    ///
+    /// `write` writes every element by [`write`](Self::write), and takes no part of a row that it has not written.
+    pub(super) unsafe fn fill(rows: usize, columns: usize, write: impl FnOnce(&SharedColumns)) -> Vec<f32> {
+        let len = rows * columns;
+        let mut values: Vec<f32> = Vec::with_capacity(len);
+        write(&SharedColumns { values: values.as_mut_ptr(), len, columns, owner: PhantomData });
+        // SAFETY: there is room for so many, and the caller promises that they are written.
+        unsafe { values.set_len(len) };
+        values
+    }
+
+    /// Writes the first `width` of some values, or all, into a row from `column` on.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else may hold a part of the same row that overlaps, or write to it meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn write<const N: usize>(&self, row: usize, column: usize, values: &[f32; N], width: usize) {
+        let start = row * self.columns + column;
+        assert!(
+            width <= N && column + width <= self.columns && start + width <= self.len,
+            "a part outside of the result"
+        );
+        // Of a length that the compiler knows, unless it is the edge.
+        let count = if width == N { N } else { width };
+        // SAFETY: the range lies within what is being filled, and there are as many values; the caller rules out overlaps.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.values.add(start), count) }
+    }
+
     /// `width` values of a row from `column`.
     ///
     /// # Safety

@@ -25,6 +25,7 @@ use half::bf16;
 use nll::Labels;
 use rayon::prelude::*;
 use rayon::slice::ChunksExact as ParChunksExact;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use weight::WeightMatrix;
 
@@ -48,27 +49,38 @@ impl Activations {
         [shape[0], shape[1]]
     }
 
+    fn row(&self, row: usize) -> &[f32] {
+        let width = self.shape()[1];
+        &self.values()[row * width..(row + 1) * width]
+    }
+
     fn rows(&self) -> ParChunksExact<'_, f32> {
         self.values().par_chunks_exact(self.shape()[1])
     }
 
     /// A matrix of the same shape, whose rows `f` writes, given their indices and those of this one.
     fn map_rows(&self, f: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> FlexTensor {
-        let [rows, width] = self.shape();
-        let mut out = vec![0.0f32; rows * width];
-        let pairs = out.par_chunks_exact_mut(width).zip(self.rows());
-        pairs.enumerate().for_each(|(row, (out, x))| f(row, x, out));
-        matrix(out, [rows, width])
+        new_rows(self.shape(), |row, out| f(row, self.row(row), out))
     }
 
     /// [`map_rows`](Self::map_rows) with the rows of another matrix of this shape besides.
     fn zip_rows(&self, other: &Self, f: impl Fn(usize, [&[f32]; 2], &mut [f32]) + Sync) -> FlexTensor {
-        let [rows, width] = self.shape();
-        let mut out = vec![0.0f32; rows * width];
-        let pairs = out.par_chunks_exact_mut(width).zip(self.rows().zip(other.rows()));
-        pairs.enumerate().for_each(|(row, (out, (x, y)))| f(row, [x, y], out));
-        matrix(out, [rows, width])
+        new_rows(self.shape(), |row, out| f(row, [self.row(row), other.row(row)], out))
     }
+}
+
+/// A matrix whose rows `write` writes; they are zero before. Each is cleared by the thread that writes it.
+fn new_rows([rows, width]: [usize; 2], write: impl Fn(usize, &mut [f32]) + Sync) -> FlexTensor {
+    let mut values: Vec<f32> = Vec::with_capacity(rows * width);
+    let room = &mut values.spare_capacity_mut()[..rows * width];
+    room.par_chunks_exact_mut(width).enumerate().for_each(|(row, out)| {
+        out.fill(MaybeUninit::new(0.0));
+        // SAFETY: all of it has just been written.
+        write(row, unsafe { out.assume_init_mut() });
+    });
+    // SAFETY: the rows are all of it, and each has been written.
+    unsafe { values.set_len(rows * width) };
+    matrix(values, [rows, width])
 }
 
 fn matrix(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {

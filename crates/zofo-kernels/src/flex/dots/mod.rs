@@ -87,22 +87,23 @@ fn run<X: Sync, W: Stored>(x: &[X], weight: &WeightMatrix, kernel: &impl Micro<X
     let (depth, width, signs) = (weight.columns, weight.rows, weight.signs());
     let rows = x.len() / depth;
     let share = rows / signs;
-    let mut y = vec![0.0f32; rows * width];
-    let out = SharedColumns::new(&mut y, width);
-    (0..width.div_ceil(UNIT)).into_par_iter().for_each_init(<[Vec<W>; 2]>::default, |buffers, unit| {
-        let columns = unit * UNIT..((unit + 1) * UNIT).min(width);
-        let weights = unit_rows(weight, columns.clone(), buffers);
-        for (sign, weights) in weights.iter().take(signs).enumerate() {
-            let rows = sign * share..(sign + 1) * share;
-            let x = &x[rows.start * depth..rows.end * depth];
-            // The next unit most often comes next on this thread, too.
-            let ahead =
-                columns.end * depth..if sign == 0 { width.min(columns.end + UNIT) } else { columns.end } * depth;
-            let tile = Tile { x, weights, depth, out: &out, rows, columns: columns.clone() };
-            tile.run(kernel, ahead, |part| weight.prefetch(part));
-        }
-    });
-    y
+    let units = |out: &SharedColumns| {
+        (0..width.div_ceil(UNIT)).into_par_iter().for_each_init(<[Vec<W>; 2]>::default, |buffers, unit| {
+            let columns = unit * UNIT..((unit + 1) * UNIT).min(width);
+            let weights = unit_rows(weight, columns.clone(), buffers);
+            for (sign, weights) in weights.iter().take(signs).enumerate() {
+                let rows = sign * share..(sign + 1) * share;
+                let x = &x[rows.start * depth..rows.end * depth];
+                // The next unit most often comes next on this thread, too.
+                let ahead =
+                    columns.end * depth..if sign == 0 { width.min(columns.end + UNIT) } else { columns.end } * depth;
+                let tile = Tile { x, weights, depth, out, rows, columns: columns.clone() };
+                tile.run(kernel, ahead, |part| weight.prefetch(part));
+            }
+        });
+    };
+    // SAFETY: the units have all columns, each one once, and a tile writes all its rows.
+    unsafe { SharedColumns::fill(rows, width, units) }
 }
 
 /// Rows of the weight as every sign sees them: where they are stored, or else formed in the buffers.
@@ -171,13 +172,8 @@ impl<X, W> Tile<'_, X, W> {
         let products: [[f32; COLUMNS]; R] = kernel.products(x, w);
         let width = COLUMNS.min(self.columns.len() - column);
         for (r, products) in products.iter().enumerate() {
-            // SAFETY: the columns belong to this unit of work alone, and this slice is dropped before the next.
-            let out = unsafe { self.out.row_part(self.rows.start + start + r, self.columns.start + column, width) };
-            // Of a length that the compiler knows, unless it is the edge.
-            match out.first_chunk_mut() {
-                Some(out) if width == COLUMNS => *out = *products,
-                _ => out.copy_from_slice(&products[..width]),
-            }
+            // SAFETY: the columns belong to this unit of work alone.
+            unsafe { self.out.write(self.rows.start + start + r, self.columns.start + column, products, width) };
         }
     }
 }

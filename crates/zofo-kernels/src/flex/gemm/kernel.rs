@@ -1,9 +1,11 @@
 //! The micro-kernels of x·W, and how they want their operands packed.
 
+use crate::direction::Weight;
+use crate::flex::round;
 use crate::isa::{Isa, Set};
+use half::bf16;
 #[cfg(target_arch = "x86_64")]
 use {
-    crate::flex::round,
     bytemuck::{Pod, Zeroable},
     std::arch::x86_64::*,
 };
@@ -16,7 +18,27 @@ pub(in crate::flex) trait Packed: Copy + Default + Send + Sync {
     fn convert(row: &[f32], out: &mut [Self]);
     /// Writes one value per column from the factors of its steps. The second step has none where the reduction ends before
     /// it, and in a format of one step.
-    fn pack(steps: [&[f32]; 2], out: &mut [Self]);
+    fn pack<W: Factor>(steps: [&[W]; 2], out: &mut [Self]);
+}
+
+/// A format of what is packed.
+pub(in crate::flex) trait Factor: Weight {
+    /// The bits of the nearest bf16.
+    fn narrow_bits(self) -> u16;
+}
+
+impl Factor for f32 {
+    #[inline(always)]
+    fn narrow_bits(self) -> u16 {
+        round::nearest_bits(self)
+    }
+}
+
+impl Factor for bf16 {
+    #[inline(always)]
+    fn narrow_bits(self) -> u16 {
+        self.to_bits()
+    }
 }
 
 impl Packed for f32 {
@@ -28,8 +50,10 @@ impl Packed for f32 {
     }
 
     #[inline(always)]
-    fn pack([factors, _]: [&[f32]; 2], out: &mut [Self]) {
-        out.copy_from_slice(factors);
+    fn pack<W: Factor>([factors, _]: [&[W]; 2], out: &mut [Self]) {
+        for (out, factor) in out.iter_mut().zip(factors) {
+            *out = factor.widen();
+        }
     }
 }
 
@@ -51,10 +75,10 @@ impl Packed for Bf16Pair {
         round::to_bf16(row, &mut bytemuck::cast_slice_mut(out)[..row.len()]);
     }
 
-    fn pack([first, second]: [&[f32]; 2], out: &mut [Self]) {
+    fn pack<W: Factor>([first, second]: [&[W]; 2], out: &mut [Self]) {
         if second.is_empty() {
             for (out, first) in out.iter_mut().zip(first) {
-                *out = Self(u32::from(round::nearest_bits(*first)));
+                *out = Self(u32::from(first.narrow_bits()));
             }
         } else {
             // SAFETY: pairs are made only where the CPU has AVX512-BF16, and with it the features.
@@ -65,9 +89,18 @@ impl Packed for Bf16Pair {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn pack_pairs(first: &[f32], second: &[f32], out: &mut [Bf16Pair]) {
+fn pack_pairs<W: Factor>(first: &[W], second: &[W], out: &mut [Bf16Pair]) {
+    let pair = |first: W, second: W| Bf16Pair(u32::from(first.narrow_bits()) | u32::from(second.narrow_bits()) << 16);
+    // In pieces of a length that the compiler knows.
+    let ((first, first_rest), (second, second_rest)) = (first.as_chunks::<16>(), second.as_chunks::<16>());
+    let (out, out_rest) = out.as_chunks_mut::<16>();
     for ((out, first), second) in out.iter_mut().zip(first).zip(second) {
-        *out = Bf16Pair(u32::from(round::nearest_bits(*first)) | u32::from(round::nearest_bits(*second)) << 16);
+        for lane in 0..16 {
+            out[lane] = pair(first[lane], second[lane]);
+        }
+    }
+    for ((out, first), second) in out_rest.iter_mut().zip(first_rest).zip(second_rest) {
+        *out = pair(*first, *second);
     }
 }
 

@@ -18,7 +18,8 @@ use crate::compute::Compute;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Set;
-use kernel::Packed;
+use half::bf16;
+use kernel::{Factor, Packed};
 pub(super) use kernel::{Kernel, KernelTask, with_kernel};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -83,33 +84,36 @@ impl<P: Packed, const R: usize, const C: usize> Kernel<P, R, C> {
         let share = rows / signs;
         let x: Vec<Vec<P>> = x.chunks_exact(share * depth).map(|x| pack_rows::<P, R>(x, share, depth)).collect();
 
-        let mut y = vec![0.0f32; rows * width];
-        let out = SharedColumns::new(&mut y, width);
-        (0..width.div_ceil(UNIT)).into_par_iter().for_each_init(Scratch::default, |scratch, unit| {
-            let columns = unit * UNIT..((unit + 1) * UNIT).min(width);
-            let mut blocks = blocks(depth).peekable();
-            while let Some(block) = blocks.next() {
-                scratch.pack::<C>(weight, columns.clone(), block.clone());
-                for (sign, x) in x.iter().enumerate() {
-                    let target = Target {
-                        out: &out,
-                        rows: sign * share..(sign + 1) * share,
-                        columns: columns.clone(),
-                        first: block.start == 0,
-                    };
-                    // The next unit most often comes next on this thread, too.
-                    let next = match blocks.peek() {
-                        _ if sign > 0 => Next { weight, rows: 0..0, columns: 0..0 },
-                        Some(rows) => Next { weight, rows: rows.clone(), columns: columns.clone() },
-                        None => {
-                            Next { weight, rows: 0..block.len(), columns: columns.end..width.min(columns.end + UNIT) }
-                        }
-                    };
-                    self.run(x, &scratch.panels[sign], depth, block.clone(), &target, &next);
+        let units = |out: &SharedColumns| {
+            (0..width.div_ceil(UNIT)).into_par_iter().for_each_init(Scratch::default, |scratch, unit| {
+                let columns = unit * UNIT..((unit + 1) * UNIT).min(width);
+                let mut blocks = blocks(depth).peekable();
+                while let Some(block) = blocks.next() {
+                    scratch.pack::<C>(weight, columns.clone(), block.clone());
+                    for (sign, x) in x.iter().enumerate() {
+                        let target = Target {
+                            out,
+                            rows: sign * share..(sign + 1) * share,
+                            columns: columns.clone(),
+                            first: block.start == 0,
+                        };
+                        // The next unit most often comes next on this thread, too.
+                        let next = match blocks.peek() {
+                            _ if sign > 0 => Next { weight, rows: 0..0, columns: 0..0 },
+                            Some(rows) => Next { weight, rows: rows.clone(), columns: columns.clone() },
+                            None => Next {
+                                weight,
+                                rows: 0..block.len(),
+                                columns: columns.end..width.min(columns.end + UNIT),
+                            },
+                        };
+                        self.run(x, &scratch.panels[sign], depth, block.clone(), &target, &next);
+                    }
                 }
-            }
-        });
-        y
+            })
+        };
+        // SAFETY: the units have all columns, each one once, and the first block of each writes all its rows.
+        unsafe { SharedColumns::fill(rows, width, units) }
     }
 
     /// All register blocks of one unit: for every panel of the weight, all panels of x.
@@ -133,13 +137,13 @@ fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
     (0..depth.div_ceil(size)).map(move |i| i * size..((i + 1) * size).min(depth))
 }
 
-/// Packs rows into panels of `R` rows: `[panel][depth][R]`, padded with zeros.
+/// Packs rows into panels of `R` rows: `[panel][depth][R]`. The last one is padded with anything: nobody stores the sums of
+/// rows that there are not.
 fn pack_rows<P: Packed, const R: usize>(x: &[f32], rows: usize, depth: usize) -> Vec<P> {
     let steps = depth.div_ceil(P::STEPS);
     let mut packed = vec![P::default(); rows.div_ceil(R) * R * steps];
     packed.par_chunks_mut(R * steps).enumerate().for_each_init(Vec::new, |lanes, (panel, out)| {
         let rows = panel * R..rows.min((panel + 1) * R);
-        lanes.clear();
         lanes.resize(R * steps, P::default());
         for (row, lane) in rows.zip(lanes.chunks_exact_mut(steps)) {
             P::convert(&x[row * depth..(row + 1) * depth], lane);
@@ -158,7 +162,7 @@ fn pack_rows<P: Packed, const R: usize>(x: &[f32], rows: usize, depth: usize) ->
 struct Scratch<P> {
     /// Parts of the rows of the weight that make one step, as every sign sees them: `[row][sign]`.
     rows: [[Vec<f32>; 2]; 2],
-    /// The packed tile of every sign: `[panel][depth][C]`, padded with zeros.
+    /// The packed tile of every sign: `[panel][depth][C]`, the last panel padded with anything.
     panels: [Vec<P>; 2],
 }
 
@@ -167,13 +171,20 @@ impl<P: Packed> Scratch<P> {
     fn pack<const C: usize>(&mut self, weight: &WeightMatrix, columns: Range<usize>, block: Range<usize>) {
         let (signs, steps, len) = (weight.signs(), block.len().div_ceil(P::STEPS), columns.len());
         for panels in &mut self.panels[..signs] {
-            panels.clear();
             panels.resize(len.div_ceil(C) * C * steps, P::default());
         }
         self.rows.iter_mut().flatten().for_each(|row| row.resize(len, 0.0));
         for step in 0..steps {
-            let mut values: [[&[f32]; 2]; 2] = [[&[]; 2]; 2];
             let rows = block.clone().skip(step * P::STEPS).take(P::STEPS);
+            // Nothing is widened that is to be narrow again.
+            if P::STEPS == 2 && weight.is_exact_bf16() {
+                let stored = |row| weight.borrow::<bf16>(row, columns.start, len).unwrap_or_default();
+                let mut rows = rows.map(stored);
+                let values = std::array::from_fn(|_| rows.next().unwrap_or_default());
+                pack_step::<P, _, C>(values, &mut self.panels[0], step, steps);
+                continue;
+            }
+            let mut values: [[&[f32]; 2]; 2] = [[&[]; 2]; 2];
             for ((k, row), buffers) in rows.enumerate().zip(&mut self.rows) {
                 let [plus, minus] = match weight.borrow(row, columns.start, len) {
                     Some(stored) => [stored, &[]],
@@ -185,14 +196,24 @@ impl<P: Packed> Scratch<P> {
                 };
                 (values[0][k], values[1][k]) = (plus, minus);
             }
-            for (panels, [first, second]) in self.panels[..signs].iter_mut().zip(values) {
-                let mut second = second.chunks(C);
-                for (panel, first) in first.chunks(C).enumerate() {
-                    let at = (panel * steps + step) * C;
-                    P::pack([first, second.next().unwrap_or(&[])], &mut panels[at..at + first.len()]);
-                }
+            for (panels, values) in self.panels[..signs].iter_mut().zip(values) {
+                pack_step::<P, _, C>(values, panels, step, steps);
             }
         }
+    }
+}
+
+/// Packs the rows of the weight that make step `step` of `steps`.
+fn pack_step<P: Packed, W: Factor, const C: usize>(
+    [first, second]: [&[W]; 2],
+    panels: &mut [P],
+    step: usize,
+    steps: usize,
+) {
+    let mut second = second.chunks(C);
+    for (panel, first) in first.chunks(C).enumerate() {
+        let at = (panel * steps + step) * C;
+        P::pack([first, second.next().unwrap_or_default()], &mut panels[at..at + first.len()]);
     }
 }
 
@@ -231,10 +252,15 @@ impl Target<'_> {
         let column = self.columns.start + column;
         let width = C.min(self.columns.end - column);
         for (row, values) in (row..self.rows.end).zip(block) {
-            // SAFETY: the columns belong to this unit of work alone, and this slice is dropped before the next is made.
-            let out = unsafe { self.out.row_part(row, column, width) };
-            for (out, value) in out.iter_mut().zip(values) {
-                *out = if self.first { *value } else { *out + value };
+            if self.first {
+                // SAFETY: the columns belong to this unit of work alone.
+                unsafe { self.out.write(row, column, values, width) };
+            } else {
+                // SAFETY: as above; the first block has written them, and this slice is dropped before the next is made.
+                let out = unsafe { self.out.row_part(row, column, width) };
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out += value;
+                }
             }
         }
     }
@@ -247,7 +273,6 @@ mod tests {
     use crate::view::{Noise, WeightView};
     use burn::tensor::TensorData;
     use burn_flex::FlexTensor;
-    use half::bf16;
     use proptest::prelude::*;
 
     fn values(seed: u64, len: usize) -> Vec<f32> {
