@@ -48,11 +48,28 @@ fn the_table_names_machine_and_units() {
     let workspace = Workspace::new();
     let text =
         stdout(&workspace.zofo(&format!("bench --model {MODEL} --batch-size 2 --batches 1 --threads 1")).success());
-    for words in
-        ["in f32, task sst2: 1 batches of 2 rows", ", 1 threads", "\nMeZO step, ms  ", ", GFLOP/s  ", ", tokens/s  "]
-    {
+    for words in [
+        "in f32, task sst2: 1 batches of 2 rows",
+        ", 1 threads",
+        "\nMeZO step, q = 1, ms  ",
+        ", GFLOP/s  ",
+        ", tokens/s  ",
+    ] {
         assert!(text.contains(words), "{words} in\n{text}");
     }
+}
+
+#[test]
+fn rows_may_be_random() {
+    let workspace = Workspace::new();
+    let command = format!("bench --model {MODEL} --row-tokens 5 --batch-size 3 --batches 1 --directions 2 --json");
+    let report = json_of(&workspace.zofo(&command).success());
+    assert_eq!((&report["tokens"], &report["directions"]), (&15.0.into(), &2.into()));
+    assert!(report["task"].is_null() && report["mezo_ms"].as_f64().unwrap() > 0.0);
+    let refused = |arguments: &str| workspace.zofo(&format!("bench --model {MODEL} --row-tokens {arguments}"));
+    assert_error(refused("5 --task sst2"), 2, &["--task"]);
+    assert_error(refused("1000000"), 3, &["rows of 1000000 tokens do not fit", "take fewer"]);
+    assert_error(refused(&format!("5 --batch-size {}", usize::MAX)), 3, &["random tokens", "take fewer"]);
 }
 
 #[test]

@@ -87,6 +87,21 @@ fn threads_do_not_change_a_byte() {
 }
 
 #[test]
+fn what_trades_memory_changes_no_byte() {
+    let of = |settings: &str| {
+        let workspace = Workspace::new();
+        workspace.zofo(&format!("train config.toml --set outer.directions=3 {settings}")).success();
+        workspace.results()
+    };
+    let plain = of("");
+    for settings in ["outer.directions_at_once=2", "outer.directions_at_once=9", "model.storage=disk"] {
+        of(&format!("--set {settings}")).assert_equal(&plain, settings);
+    }
+    let one_sided = "--set outer.sides=1";
+    of(&format!("{one_sided} --set outer.directions_at_once=2")).assert_equal(&of(one_sided), "one side");
+}
+
+#[test]
 fn the_seed_changes_the_run() {
     let [one, two] = ["1", "2"].map(|seed| {
         let workspace = Workspace::new();

@@ -58,18 +58,23 @@ impl AttentionLayout {
         owner
     }
 
-    /// The same rows once more behind themselves, for a pass in which both signs of a perturbation
-    /// are evaluated in lockstep ([`WeightView::Pair`](crate::WeightView::Pair)).
-    pub fn doubled(&self) -> Self {
+    /// The same rows `times` times behind each other, for a pass in which that many different weights are evaluated in
+    /// lockstep, as the two of a [`WeightView::Pair`](crate::WeightView::Pair).
+    pub fn repeated(&self, times: usize) -> Self {
         let (queries, keys) = (self.query_positions.len(), self.key_positions.len());
-        let mut twice = self.clone();
-        twice.segments.extend(self.segments.iter().map(|segment| Segment {
-            queries: segment.queries.start + queries..segment.queries.end + queries,
-            keys: segment.keys.iter().map(|k| k.start + keys..k.end + keys).collect(),
-        }));
-        twice.query_positions.extend_from_slice(&self.query_positions);
-        twice.key_positions.extend_from_slice(&self.key_positions);
-        twice
+        let moved = |range: &Range<usize>, by: usize| range.start + by..range.end + by;
+        let copy = |copy: usize| {
+            self.segments.iter().map(move |segment| Segment {
+                queries: moved(&segment.queries, copy * queries),
+                keys: segment.keys.iter().map(|range| moved(range, copy * keys)).collect(),
+            })
+        };
+        Self {
+            segments: (0..times).flat_map(copy).collect(),
+            query_positions: self.query_positions.repeat(times),
+            key_positions: self.key_positions.repeat(times),
+            ..self.clone()
+        }
     }
 }
 
@@ -94,9 +99,8 @@ impl RotaryAngles {
         Self { sin: self.sin.iter().map(|s| -s).collect(), ..self.clone() }
     }
 
-    /// The same tokens once more behind themselves, like [`AttentionLayout::doubled`].
-    pub fn doubled(&self) -> Self {
-        let twice = |table: &[f32]| [table, table].concat().into();
-        Self { cos: twice(&self.cos), sin: twice(&self.sin), ..self.clone() }
+    /// The same tokens `times` times behind each other, like [`AttentionLayout::repeated`].
+    pub fn repeated(&self, times: usize) -> Self {
+        Self { cos: self.cos.repeat(times).into(), sin: self.sin.repeat(times).into(), ..self.clone() }
     }
 }

@@ -4,7 +4,7 @@ use burn::tensor::Bytes;
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty};
 use memmap2::{Mmap, MmapMut, MmapOptions};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::path::Path;
@@ -40,13 +40,10 @@ impl Deref for MappedFile {
     }
 }
 
-/// A private (copy-on-write) mapping: pages that are never written stay the file's, a page that is written becomes the
-/// process's own. The file does not change.
-struct PrivateMapping {
-    mapping: MmapMut,
-}
+/// A mapping as tensor storage.
+struct Mapping(MmapMut);
 
-impl AllocationController for PrivateMapping {
+impl AllocationController for Mapping {
     fn alloc_align(&self) -> usize {
         // All that is promised: an offset in a file may be odd. Whoever reads wider elements checks the offset.
         1
@@ -57,19 +54,21 @@ impl AllocationController for PrivateMapping {
     }
 
     unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
-        let bytes: &mut [u8] = &mut self.mapping;
+        let bytes: &mut [u8] = &mut self.0;
         // SAFETY: `MaybeUninit<u8>` has the layout of `u8`; the caller promises to write only initialised bytes.
         Ok(unsafe { &mut *(std::ptr::from_mut(bytes) as *mut [MaybeUninit<u8>]) })
     }
 
     fn memory(&self, _: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
-        let bytes: &[u8] = &self.mapping;
+        let bytes: &[u8] = &self.0;
         // SAFETY: `MaybeUninit<u8>` has the layout of `u8`, and a shared slice cannot be written through.
         Ok(unsafe { &*(std::ptr::from_ref(bytes) as *const [MaybeUninit<u8>]) })
     }
 }
 
-/// Maps `len` bytes of `file` from `offset` as tensor storage that is updated in place without touching the file.
+/// Maps `len` bytes of `file` from `offset` as tensor storage that is updated in place without touching the file: a private
+/// (copy-on-write) mapping, of which pages that are never written stay the file's, and one that is written becomes the
+/// process's own.
 ///
 /// The mapping is as aligned as `offset` is within its page; a caller that reads f32 checks that `offset` is a multiple of
 /// four.
@@ -87,9 +86,27 @@ pub fn map_private(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
     // as with any mapped model file: truncating or rewriting a model while it is in use is the user's undoing, and is
     // documented as such. No reference into the mapping outlives it.
     let mapping = unsafe { MmapOptions::new().offset(offset).len(len).map_copy(file)? };
-    let controller = Box::new(PrivateMapping { mapping });
-    // SAFETY: all `len` bytes of a mapping are initialised.
-    Ok(unsafe { Bytes::from_controller(controller, len) })
+    Ok(storage(mapping))
+}
+
+/// Copies tensor storage into a file without a name in `folder`, and maps that: what is updated in place goes to the disk when
+/// memory is needed, and not into swap. The file vanishes with the storage, however the process ends.
+///
+/// # Errors
+///
+/// The folder is missing or not writable, or the disk is full.
+pub fn copy_to_disk(bytes: &[u8], folder: &Path) -> io::Result<Bytes> {
+    let mut file = tempfile::tempfile_in(folder)?;
+    // Written, not only made longer: a page without a place on the disk would end the process when it is touched.
+    file.write_all(bytes)?;
+    // SAFETY: nobody else can open a file without a name.
+    Ok(storage(unsafe { MmapMut::map_mut(&file) }?))
+}
+
+fn storage(mapping: MmapMut) -> Bytes {
+    let len = mapping.len();
+    // SAFETY: all bytes of a mapping are initialised.
+    unsafe { Bytes::from_controller(Box::new(Mapping(mapping)), len) }
 }
 
 #[cfg(test)]
@@ -123,6 +140,12 @@ mod tests {
         storage[1] = b'x';
         assert_eq!(&storage[..], b"3x56");
         assert_eq!(fs::read(&path).unwrap(), b"0123456789");
+
+        let mut copy = copy_to_disk(&storage, folder.path()).unwrap();
+        copy[0] = b'y';
+        assert_eq!((&copy[..], &storage[..]), (&b"yx56"[..], &b"3x56"[..]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(copy_to_disk(&copy, &path).unwrap_err().kind(), io::ErrorKind::NotADirectory);
 
         for (offset, len) in [(7, 4), (11, 1), (u64::MAX, 2)] {
             assert_eq!(map_private(&file, offset, len).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);

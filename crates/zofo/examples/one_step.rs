@@ -1,7 +1,8 @@
 //! One MeZO step and one Bilevel-ZOFO step (T = 1, batch 1) of a model of any size on random tokens: what they need in
-//! time and memory.
+//! time and memory. With a folder DISK the weights lie in files there, for a model that does not fit into memory; with
+//! bf16, products are those of bf16, too.
 //!
-//!     cargo run --release -p zofo --example one_step -- MODEL [f32|bf16] [TOKENS]
+//!     cargo run --release -p zofo --example one_step -- MODEL [f32|bf16] [TOKENS] [DISK]
 
 #![allow(clippy::print_stdout, reason = "an example prints its result")]
 
@@ -14,20 +15,26 @@ use zofo::hf::{ModelFiles, WeightDtype};
 use zofo::model::{Backbone, Batch};
 use zofo::train::StepInput;
 use zofo::zo::BackboneDirection;
+use zofo_kernels::Compute;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let model = arguments.next().ok_or("usage: one_step MODEL [f32|bf16] [TOKENS]")?;
-    let dtype = match arguments.next().as_deref() {
-        None | Some("f32") => WeightDtype::F32,
-        Some("bf16") => WeightDtype::Bf16,
+    let model = arguments.next().ok_or("usage: one_step MODEL [f32|bf16] [TOKENS] [DISK]")?;
+    let (dtype, compute) = match arguments.next().as_deref() {
+        None | Some("f32") => (WeightDtype::F32, Compute::F32),
+        Some("bf16") => (WeightDtype::Bf16, Compute::Bf16),
         Some(other) => return Err(format!("the type of the weights is f32 or bf16, not {other}").into()),
     };
     let tokens: usize = arguments.next().map_or(Ok(64), |text| text.parse())?;
 
     let start = Instant::now();
     let files = ModelFiles::open(Path::new(&model))?;
-    let backbone = Backbone::load(&files, dtype, &Device::flex())?;
+    let device = Device::flex();
+    let backbone = match arguments.next() {
+        Some(disk) => Backbone::load_onto_disk(&files, dtype, &device, Path::new(&disk))?,
+        None => Backbone::load(&files, dtype, &device)?,
+    };
+    let backbone = backbone.computing_in(compute);
     report(&format!("{} weights opened", backbone.len()), start);
 
     let vocabulary = files.config().vocabulary;
@@ -39,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     method.inner_steps = 1;
 
     let start = Instant::now();
-    let estimate = mezo_step(&mut method.backbone, &batch, 1);
+    let estimate = mezo_step(&mut method.backbone, &batch, &[1])[0];
     report(&format!("MeZO step, slope {:.4}", estimate.slope), start);
 
     let start = Instant::now();

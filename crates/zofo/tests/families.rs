@@ -135,6 +135,11 @@ fn parts_with_blocks_of_all_kinds_are_as_alone() {
         };
         let both = values(backbone.token_nll(&parts, &Perturbation::Pair { direction: direction(), eps: 1e-2 }));
         assert!(both == [one(1e-2), one(-1e-2)].concat(), "{name}");
+
+        let pair = |seed, eps| Perturbation::Pair { direction: BackboneDirection::Seeded(seed), eps };
+        let pairs = [pair(3, 1e-2), pair(4, 2e-2), pair(5, 1e-3)];
+        let alone = pairs.iter().flat_map(|pair| values(backbone.token_nll(&parts, pair))).collect::<Vec<_>>();
+        assert!(values(backbone.token_nll(&parts, &Perturbation::Together(pairs.to_vec()))) == alone, "{name}");
     }
 }
 

@@ -46,6 +46,9 @@ pub struct Arguments {
     /// data set that the task names.
     #[arg(long, value_name = "PLACE", value_parser = path())]
     data: Option<PathBuf>,
+    /// Rows of so many random tokens in place of a task's.
+    #[arg(long, value_name = "N", conflicts_with_all = ["task", "data"])]
+    row_tokens: Option<NonZeroUsize>,
     /// How weights are stored in memory, and in what precision they are multiplied.
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
@@ -55,6 +58,9 @@ pub struct Arguments {
     /// Batches that are counted.
     #[arg(long, value_name = "N", default_value = "7")]
     batches: NonZeroUsize,
+    /// Directions of a MeZO step, all of them in one pass over the weights.
+    #[arg(long, value_name = "Q", default_value = "1")]
+    directions: NonZeroUsize,
     /// Threads; one per core if not given.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -70,13 +76,16 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct Report<'a> {
     model: &'a Path,
-    task: &'a str,
+    /// None of random tokens.
+    task: Option<&'a str>,
     dtype: WeightDtype,
     machine: Machine,
     /// Rows of a batch.
     batch_size: NonZeroUsize,
     /// Batches that are counted.
     batches: NonZeroUsize,
+    /// Directions of a MeZO step.
+    directions: NonZeroUsize,
     /// Tokens that are fed per batch, on average.
     tokens: f64,
     tokens_per_batch: Vec<usize>,
@@ -112,7 +121,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     if arguments.mezo_only {
         let backbone = backbone()?;
         let start_ms = start.elapsed().as_secs_f64() * 1e3;
-        print_json(&Alone { start_ms, mezo: bench::measure_mezo(backbone, &workload) })?;
+        print_json(&Alone { start_ms, mezo: bench::measure_mezo(backbone, &workload, arguments.directions.get()) })?;
         return Ok(());
     }
     let mut display = messenger.bars().map(|_| display(&messenger));
@@ -136,11 +145,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let tokens_per_batch = workload.tokens();
     let report = Report {
         model: &arguments.model,
-        task: &arguments.task,
+        task: arguments.row_tokens.is_none().then_some(&arguments.task),
         dtype,
         machine: Machine::current(),
         batch_size: arguments.batch_size,
         batches: arguments.batches,
+        directions: arguments.directions,
         tokens: tokens_per_batch.iter().sum::<usize>() as f64 / tokens_per_batch.len() as f64,
         tokens_per_batch,
         alone,
@@ -153,6 +163,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
 }
 
 fn workload(files: &ModelFiles, arguments: &Arguments, messenger: &Messenger) -> Result<Workload, Error> {
+    let (batch_size, batches) = (arguments.batch_size.get(), arguments.batches.get());
+    let limits = files.config().limits();
+    if let Some(row_tokens) = arguments.row_tokens {
+        return Ok(Workload::random(limits, row_tokens.get(), batch_size, batches)?);
+    }
     let task = Task::load(&arguments.task)?;
     task.expect_classification("zofo bench")?;
     let read = |split| {
@@ -160,8 +175,7 @@ fn workload(files: &ModelFiles, arguments: &Arguments, messenger: &Messenger) ->
         Ok::<_, Error>(Dataset::read(&files, &task, split, 0)?.examples)
     };
     let (train, held_out) = (read(DataSplit::Train)?, read(DataSplit::Validation)?);
-    let (tokenizer, limits) = (files.tokenizer()?, files.config().limits());
-    let (batch_size, batches) = (arguments.batch_size.get(), arguments.batches.get());
+    let tokenizer = files.tokenizer()?;
     Ok(Workload::new(&task, &tokenizer, limits, [&train, &held_out], batch_size, batches)?)
 }
 
@@ -180,10 +194,10 @@ fn measure_alone() -> Result<Alone, Error> {
 fn describe(report: &Report) -> String {
     let Report { machine, parts, alone, .. } = report;
     let head = format!(
-        "{} in {}, task {}: {} batches of {} rows, {:.0} tokens each\n{}\n\n",
+        "{} in {}, {}: {} batches of {} rows, {:.0} tokens each\n{}\n\n",
         report.model.display(),
         report.dtype,
-        report.task,
+        report.task.map_or("random tokens".to_owned(), |task| format!("task {task}")),
         report.batches,
         report.batch_size,
         report.tokens,
@@ -195,7 +209,7 @@ fn describe(report: &Report) -> String {
     let mut rows = vec![
         row("inner step", parts.inner_ms, 0, "ms"),
         row("outer step", parts.outer_ms, 0, "ms"),
-        row("MeZO step", alone.mezo.mezo_ms, 0, "ms"),
+        row(&format!("MeZO step, q = {}", report.directions), alone.mezo.mezo_ms, 0, "ms"),
         row("forward pass", parts.forward_ms, 0, "ms"),
         row("forward pass, both signs", parts.forward_pair_ms, 0, "ms"),
         row("update of the weights", parts.update_ms, 0, "ms"),

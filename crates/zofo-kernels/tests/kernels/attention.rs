@@ -64,7 +64,7 @@ fn attention_over_contexts_equals_the_reference_and_so_do_its_gradients() {
     for softcap in [None, Some(1.5), Some(50.0)] {
         for sliding_window in [None, Some(3), Some(1)] {
             let plain = AttentionLayout { softcap, sliding_window, ..layout() };
-            for layout in [plain.doubled(), plain] {
+            for layout in [plain.repeated(2), plain] {
                 let [q, k, v] = &inputs(&layout);
                 let grad = gradient_weights(&layout);
                 let shared = Arc::new(layout.clone());

@@ -46,6 +46,6 @@ fn what_is_not_rotary_passes_unchanged() {
 fn doubled_angles_serve_the_same_tokens_twice() {
     let x = matrix(1, TOKENS, HEADS * 8);
     let once = floats(&Flex::rotary(x.clone(), angles(3)));
-    let twice = floats(&Flex::rotary(Flex::float_cat(vec![x.clone(), x], 0), angles(3).doubled()));
+    let twice = floats(&Flex::rotary(Flex::float_cat(vec![x.clone(), x], 0), angles(3).repeated(2)));
     assert_eq!(twice, [once.clone(), once].concat());
 }

@@ -65,11 +65,11 @@ pub fn gemm_gflops(compute: Compute) -> f64 {
         seconds.fold(f64::INFINITY, f64::min)
     };
     let burn = fastest(&|| x.clone().matmul(transposed.clone()));
-    let f32 = fastest(&|| ops::project(x.clone(), weight.clone(), WeightView::Exact, Compute::F32));
+    let f32 = fastest(&|| ops::project(x.clone(), weight.clone(), &[WeightView::Exact], Compute::F32));
     let mut seconds = burn.min(f32);
     if compute == Compute::Bf16 {
         let narrow = weight.clone().cast(DType::BF16);
-        seconds = seconds.min(fastest(&|| ops::project(x.clone(), narrow.clone(), WeightView::Exact, compute)));
+        seconds = seconds.min(fastest(&|| ops::project(x.clone(), narrow.clone(), &[WeightView::Exact], compute)));
     }
     2.0 * (rows * depth * width) as f64 / seconds / 1e9
 }

@@ -43,6 +43,22 @@ pub enum BenchError {
         /// Rows of a batch.
         batch_size: usize,
     },
+    /// Random rows would not fit the model.
+    #[error("rows of {row_tokens} tokens do not fit the model's context of {context}: take fewer")]
+    RowTooLong {
+        /// Tokens of a row.
+        row_tokens: usize,
+        /// Positions that the model has.
+        context: usize,
+    },
+    /// Random rows would take memory that is to be measured.
+    #[error("all batches together would have {tokens} random tokens, of which {most} are the most: take fewer")]
+    TooManyTokens {
+        /// Tokens of all batches.
+        tokens: usize,
+        /// The most that are made.
+        most: usize,
+    },
     /// The rows cannot be encoded.
     #[error(transparent)]
     Task(#[from] TaskError),
@@ -84,10 +100,11 @@ pub struct Report {
     pub forward_gflops: f64,
 }
 
-/// Times MeZO on a fresh backbone.
-pub fn measure_mezo(mut backbone: Backbone, workload: &Workload) -> MezoReport {
+/// Times MeZO on a fresh backbone, with so many directions per step in one pass.
+pub fn measure_mezo(mut backbone: Backbone, workload: &Workload, directions: usize) -> MezoReport {
     let Ok(mezo_ms) = mean_ms(workload, |i| {
-        mezo_step(&mut backbone, &workload.batches[i], i as u64);
+        let seeds: Vec<u64> = (0..directions).map(|place| (i * directions + place) as u64).collect();
+        mezo_step(&mut backbone, &workload.batches[i], &seeds);
         Ok::<(), Infallible>(())
     });
     MezoReport { mezo_ms, peak_rss_mib: peak_rss_mib() }

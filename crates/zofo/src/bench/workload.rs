@@ -4,7 +4,7 @@ use super::BenchError;
 use crate::model::config::{Layer, Linear, Qkv, UpProjection};
 use crate::model::{Backbone, Batch, Part};
 use crate::peft::{Adapter, AdapterConfig, AdapterError, LoraConfig, OptimizerKind};
-use crate::task::{EncodedExample, Encoder, Example, ModelLimits, Task, TemplateName};
+use crate::task::{EncodedCandidate, EncodedExample, Encoder, Example, ModelLimits, SplitMix64, Task, TemplateName};
 use crate::train::bilevel::Bilevel;
 use crate::train::loss::losses;
 use crate::train::objective::Objective;
@@ -23,6 +23,9 @@ pub const RATES: LearningRates = LearningRates { shadow: 1e-3, adapter: 1e-4, ba
 
 /// Validation rows that are evaluated, at most.
 const HELD_OUT: usize = 200;
+
+/// Random tokens in all, at most: they are in memory before anything is measured.
+const MOST_TOKENS: usize = 1 << 24;
 
 /// Token sequences to time everything on.
 pub struct Workload {
@@ -57,11 +60,49 @@ impl Workload {
         let encoder = Encoder::new(task, &TemplateName::PROMPT, tokenizer, limits)?;
         let train = encoder.encode(train)?.examples;
         let held_out = encoder.encode(&held_out[..held_out.len().min(HELD_OUT)])?.examples;
+        Ok(Self::of_encoded(&train, held_out, batch_size))
+    }
+
+    /// The same of random tokens, `row_tokens` of them fed per row, with two candidates of one token each; as many rows as
+    /// a batch has are evaluated.
+    ///
+    /// # Errors
+    ///
+    /// [`BenchError::RowTooLong`], [`BenchError::TooManyTokens`].
+    pub fn random(
+        limits: ModelLimits,
+        row_tokens: usize,
+        batch_size: usize,
+        batches: usize,
+    ) -> Result<Self, BenchError> {
+        let ModelLimits { vocabulary, context } = limits;
+        if row_tokens > context {
+            return Err(BenchError::RowTooLong { row_tokens, context });
+        }
+        let rows = batch_size.saturating_mul(batches.saturating_add(2));
+        let tokens = rows.saturating_mul(row_tokens);
+        if tokens > MOST_TOKENS {
+            return Err(BenchError::TooManyTokens { tokens, most: MOST_TOKENS });
+        }
+        let mut random = SplitMix64::keyed(0, "bench", 0);
+        let mut example = |line: usize| {
+            let mut token = || (random.next_u64() % vocabulary as u64) as u32;
+            let prompt: Vec<u32> = (0..row_tokens).map(|_| token()).collect();
+            let candidates =
+                [token(), token()].map(|answer| EncodedCandidate::new([&prompt[..], &[answer]].concat(), 1));
+            EncodedExample { candidates: candidates.to_vec(), golds: vec![0], line }
+        };
+        let train: Vec<_> = (1..=rows).map(&mut example).collect();
+        let held_out = (1..=batch_size).map(&mut example).collect();
+        Ok(Self::of_encoded(&train, held_out, batch_size))
+    }
+
+    fn of_encoded(train: &[EncodedExample], held_out: Vec<EncodedExample>, batch_size: usize) -> Self {
         let batch = |rows: &[EncodedExample]| Batch::answers(rows.iter().map(EncodedExample::gold_row));
         // An encoded row has a prompt of at least one token.
         let prompt = train.iter().map(|row| row.gold_row().ids[..row.gold_row().context_len()].to_vec()).next();
         let batches = train.chunks(batch_size).map(batch).collect();
-        Ok(Self { batches, held_out, prompt: prompt.unwrap_or_default() })
+        Self { batches, held_out, prompt: prompt.unwrap_or_default() }
     }
 
     /// Tokens that are fed in each batch that is counted.
@@ -99,15 +140,17 @@ pub fn bilevel(backbone: Backbone) -> Result<Bilevel, AdapterError> {
     })
 }
 
-/// One step of MeZO by SGD: the slope of F(θ; B) along a direction, and the update of θ.
-pub fn mezo_step(backbone: &mut Backbone, batch: &Batch, seed: u64) -> Estimate {
-    let direction = BackboneDirection::Seeded(seed);
-    let estimate = Spsa::two_sided(EPS).slope(direction.clone(), |view| {
-        let both = losses(backbone, &[Part { batch, adapter: None }], view);
-        [both[0][0], both[1][0]]
-    });
-    backbone.descend(&direction, (RATES.backbone * estimate.slope) as f32);
-    estimate
+/// One step of MeZO by SGD: the slopes of F(θ; B) along the directions of some seeds, in one pass over the weights, and the
+/// update of θ.
+pub fn mezo_step(backbone: &mut Backbone, batch: &Batch, seeds: &[u64]) -> Vec<Estimate> {
+    let directions: Vec<_> = seeds.iter().map(|&seed| BackboneDirection::Seeded(seed)).collect();
+    let estimates = Spsa::two_sided(EPS)
+        .batched(directions.len())
+        .slopes(&directions, |view| losses(backbone, &[Part { batch, adapter: None }], view).concat());
+    for (direction, estimate) in directions.iter().zip(&estimates) {
+        backbone.descend(direction, (RATES.backbone * estimate.slope / seeds.len() as f64) as f32);
+    }
+    estimates
 }
 
 /// One batch for each purpose, again and again.

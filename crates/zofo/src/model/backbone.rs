@@ -2,6 +2,7 @@
 
 use super::config::DecoderConfig;
 use super::leaves::leaf;
+use crate::hf::atomic::failed_to;
 use crate::hf::{HfError, ModelFiles, WeightDtype, hash_bytes};
 use crate::zo::{BackboneDirection, Perturbation};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use zofo_kernels::direction::{Descent, ParameterId};
 use zofo_kernels::tensor::{StoredBytes, stored_bytes};
-use zofo_kernels::{Compute, Noise, WeightView};
+use zofo_kernels::{Compute, Noise, WeightView, copy_to_disk};
 
 /// One weight of the backbone.
 pub struct Parameter {
@@ -112,9 +113,35 @@ impl Backbone {
     ///
     /// Those of [`ModelFiles::load`].
     pub fn load(files: &ModelFiles, dtype: WeightDtype, device: &Device) -> Result<Self, HfError> {
+        Self::load_with(files, dtype, device, Ok)
+    }
+
+    /// The same weights in files without a name in `folder`, as large as they are, so that they need not fit into memory: a
+    /// pass reads them from the disk, and an update goes back to it. The numbers are the same.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ModelFiles::load`]; the folder is missing or not writable, or the disk is full.
+    pub fn load_onto_disk(
+        files: &ModelFiles,
+        dtype: WeightDtype,
+        device: &Device,
+        folder: &Path,
+    ) -> Result<Self, HfError> {
+        Self::load_with(files, dtype, device, |weight| {
+            Ok(copy_to_disk(&weight, folder).map_err(failed_to("put the weights into", folder))?)
+        })
+    }
+
+    fn load_with(
+        files: &ModelFiles,
+        dtype: WeightDtype,
+        device: &Device,
+        put: impl Fn(Bytes) -> Result<Bytes, HfError>,
+    ) -> Result<Self, HfError> {
         let config = Arc::new(files.config().clone());
         let load = |(name, shape): (String, Vec<usize>)| {
-            let bytes = files.load(&name, dtype)?;
+            let bytes = put(files.load(&name, dtype)?)?;
             Ok(Parameter::new(name, shape, bytes, dtype, device))
         };
         let parameters: Vec<Parameter> = config.parameters().into_iter().map(load).collect::<Result<_, HfError>>()?;
@@ -181,9 +208,9 @@ impl Backbone {
     /// # Panics
     ///
     /// If no weight has this name: names come from [`DecoderConfig`], and all of those were loaded.
-    pub(super) fn read(&self, name: &str, perturbation: &Perturbation) -> (Tensor<2>, WeightView) {
+    pub(super) fn read(&self, name: &str, perturbation: &Perturbation) -> (Tensor<2>, Vec<WeightView>) {
         let parameter = &self.parameters[self.index[name]];
-        (parameter.value(), perturbation.view(&parameter.name, parameter.id))
+        (parameter.value(), perturbation.views(&parameter.name, parameter.id))
     }
 
     /// θ ← keep·θ − coefficient·z, in place; a weight that z does not cover stays as it is. The direction's scale is not

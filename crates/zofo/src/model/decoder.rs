@@ -48,8 +48,8 @@ struct Pass<'a> {
 impl Backbone {
     /// −log p(target) at every label of the parts, in order, in nats: `[labels, 1]`.
     ///
-    /// All parts ride on one pass over the weights. With a [`Perturbation::Pair`] the labels come twice, at θ + ε·z and
-    /// then at θ − ε·z. With adapters whose tensors require gradients, the result carries their graph.
+    /// All parts ride on one pass over the weights. The labels come once per [sign](Perturbation::signs): with a
+    /// [`Perturbation::Pair`] twice, at θ + ε·z and then at θ − ε·z. With adapters whose tensors require gradients, the result carries their graph.
     pub fn token_nll(&self, parts: &[Part], perturbation: &Perturbation) -> Tensor<2> {
         self.nll(&Rows::new(parts, &[]), perturbation, Cache::Absent)
     }
@@ -72,11 +72,11 @@ impl Backbone {
         let hidden = select_rows(stream, (0..perturbation.signs()).flat_map(of_sign));
         let hidden = self.output(hidden, perturbation);
         let output = &self.config().output;
-        let (head, view) = self.read(&output.head, perturbation);
+        let (head, views) = self.read(&output.head, perturbation);
         let targets: Vec<u32> =
             rows.spans.iter().flat_map(|span| &span.batch.labels).map(|label| label.target).collect();
-        let targets = for_every_sign(&targets, perturbation, &view);
-        ops::token_nll(hidden, head, targets, output.softcap, view, self.compute())
+        let targets = for_every_sign(&targets, perturbation, &views);
+        ops::token_nll(hidden, head, targets, output.softcap, &views, self.compute())
     }
 
     /// Logits `[tokens, vocabulary]` of every token of a batch.
@@ -167,8 +167,8 @@ impl Backbone {
 
     fn embed_words(&self, ids: &[u32], perturbation: &Perturbation) -> Tensor<2> {
         let embedding = &self.config().embedding;
-        let (table, view) = self.read(&embedding.tokens, perturbation);
-        let words = ops::embed(table, for_every_sign(ids, perturbation, &view), view);
+        let (table, views) = self.read(&embedding.tokens, perturbation);
+        let words = ops::embed(table, for_every_sign(ids, perturbation, &views), &views);
         match embedding.scale {
             Some(scale) => words * scale,
             None => words,
@@ -191,8 +191,8 @@ impl Backbone {
     /// Logits of rows of the residual stream.
     fn head(&self, stream: Tensor<2>, perturbation: &Perturbation) -> Tensor<2> {
         let output = &self.config().output;
-        let (head, view) = self.read(&output.head, perturbation);
-        let logits = ops::project(self.output(stream, perturbation), head, view, self.compute());
+        let (head, views) = self.read(&output.head, perturbation);
+        let logits = ops::project(self.output(stream, perturbation), head, &views, self.compute());
         match output.softcap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
@@ -221,28 +221,29 @@ impl Backbone {
     }
 
     fn norm(&self, norm: &Norm, x: Tensor<2>, perturbation: &Perturbation) -> Tensor<2> {
-        let (weight, view) = self.read(&norm.weight, perturbation);
+        let (weight, views) = self.read(&norm.weight, perturbation);
         match &norm.kind {
-            NormKind::Rms => ops::rms_norm(x, weight, norm.eps, false, view),
-            NormKind::RmsUnitOffset => ops::rms_norm(x, weight, norm.eps, true, view),
+            NormKind::Rms => ops::rms_norm(x, weight, norm.eps, false, &views),
+            NormKind::RmsUnitOffset => ops::rms_norm(x, weight, norm.eps, true, &views),
             NormKind::Layer { bias } => {
-                let (bias, bias_view) = self.read(bias, perturbation);
-                ops::layer_norm(x, weight, bias, norm.eps, view, bias_view)
+                let (bias, of_bias) = self.read(bias, perturbation);
+                let views: Vec<_> = views.into_iter().zip(of_bias).collect();
+                ops::layer_norm(x, weight, bias, norm.eps, &views)
             }
         }
     }
 
     /// x·Wᵀ + b.
     fn linear(&self, linear: &Linear, x: Tensor<2>, perturbation: &Perturbation) -> Tensor<2> {
-        let (weight, view) = self.read(&linear.weight, perturbation);
+        let (weight, views) = self.read(&linear.weight, perturbation);
         let y = match linear.order {
-            WeightOrder::OutputMajor => ops::project(x, weight, view, self.compute()),
-            WeightOrder::InputMajor => ops::project_transposed(x, weight, view, self.compute()),
+            WeightOrder::OutputMajor => ops::project(x, weight, &views, self.compute()),
+            WeightOrder::InputMajor => ops::project_transposed(x, weight, &views, self.compute()),
         };
         match &linear.bias {
             Some(bias) => {
-                let (bias, view) = self.read(bias, perturbation);
-                ops::add_bias(y, bias, view)
+                let (bias, views) = self.read(bias, perturbation);
+                ops::add_bias(y, bias, &views)
             }
             None => y,
         }
@@ -252,7 +253,7 @@ impl Backbone {
 impl<'a> Pass<'a> {
     fn new(backbone: &'a Backbone, rows: &'a Rows<'a>, perturbation: &'a Perturbation) -> Self {
         let config = backbone.config();
-        let both = perturbation.signs() == 2;
+        let signs = perturbation.signs();
         let mut layouts: Vec<Arc<AttentionLayout>> = Vec::with_capacity(config.layers.len());
         for layer in &config.layers {
             let attention = &layer.attention;
@@ -262,13 +263,13 @@ impl<'a> Pass<'a> {
             };
             let layout = layouts.iter().find(is_same).cloned().unwrap_or_else(|| {
                 let layout = rows.attention(config, attention);
-                Arc::new(if both { layout.doubled() } else { layout })
+                Arc::new(if signs > 1 { layout.repeated(signs) } else { layout })
             });
             layouts.push(layout);
         }
         let angles = config.ropes.iter().map(|rope| {
             let angles = rows.angles(rope, config.head_dim);
-            if both { angles.doubled() } else { angles }
+            if signs > 1 { angles.repeated(signs) } else { angles }
         });
         Self { backbone, perturbation, rows, layouts, angles: angles.collect() }
     }
@@ -288,8 +289,8 @@ impl<'a> Pass<'a> {
         }
         if let Some(table) = &embedding.positions {
             let positions: Vec<u32> = rows.positions.iter().map(|position| position + table.offset as u32).collect();
-            let (weight, view) = backbone.read(&table.weight, perturbation);
-            x = x + ops::embed(weight, for_every_sign(&positions, perturbation, &view), view);
+            let (weight, views) = backbone.read(&table.weight, perturbation);
+            x = x + ops::embed(weight, for_every_sign(&positions, perturbation, &views), &views);
         }
         x
     }
@@ -439,9 +440,11 @@ impl KeyValueCache {
     }
 }
 
-/// Indices for an operation that repeats them itself for every sign that `view` has: a pair may leave a weight as it is.
-fn for_every_sign(indices: &[u32], perturbation: &Perturbation, view: &WeightView) -> Arc<[u32]> {
-    indices.repeat(perturbation.signs() / view.signs()).into()
+/// Indices for an operation that repeats them itself for every view, and in a view for every sign that it has: a pair may
+/// leave a weight as it is.
+fn for_every_sign(indices: &[u32], perturbation: &Perturbation, views: &[WeightView]) -> Arc<[u32]> {
+    let by_operation = views.iter().map(WeightView::signs).sum::<usize>();
+    indices.repeat(perturbation.signs() / by_operation).into()
 }
 
 fn select_rows(x: Tensor<2>, rows: impl IntoIterator<Item = usize>) -> Tensor<2> {

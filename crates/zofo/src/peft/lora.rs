@@ -206,7 +206,8 @@ impl Lora {
             Some(seed) => dropout(x, self.config.dropout, seed, &module.name),
             None => x,
         };
-        Some(x.matmul(a.transpose()).matmul(b.transpose()) * *scale)
+        // Scaled where it is small.
+        Some((x.matmul(a.transpose()) * *scale).matmul(b.transpose()))
     }
 
     /// The `values` of the weight of this name with the block's addition merged in: W + (α/r)·B·A, computed in f32, in

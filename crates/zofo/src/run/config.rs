@@ -30,7 +30,7 @@ pub use sections::{DataConfig, ModelConfig, PeftConfig, RunConfig};
 pub use training::{InnerConfig, MethodConfig, OuterConfig};
 pub use words::{
     BlockInit, Compute, Device, ElementChoice, ElementDistribution, Keep, KeepAdapter, Loss, LrSchedule, MethodName,
-    MezoTarget, ObjectiveKind, Optimizer, Overlap, PeftKind, ShadowInit,
+    MezoTarget, ObjectiveKind, Optimizer, Overlap, PeftKind, ShadowInit, Storage,
 };
 
 use crate::hf::hub::is_hub_id;

@@ -71,7 +71,7 @@ impl StepCost {
             gradient_tokens: inner * of_inner as f64,
             forward_tokens: 0.0,
         };
-        let of_slopes = if outer.sides == 1 { outer.directions + 1 } else { 2 * outer.directions };
+        let (of_slopes, _) = outer.sides_of_step();
         let of_steps = if outer.conservative && method.estimates_backbone() { 3 } else { 0 };
         let evaluations = of_outer * (of_slopes + of_steps);
         let steps = if outer.momentum > 0.0 { outer.momentum_window } else { 1 };

@@ -110,7 +110,7 @@ pub(super) fn finish(
     observer: &mut dyn Observer,
     interrupted: &AtomicBool,
 ) -> Result<Option<Summary>, RunError> {
-    let mut backbone = inputs.backbone(config)?;
+    let mut backbone = inputs.backbone(config, Some(folder.path()))?;
     let examples = &inputs.evaluation;
     let mut scores = Vec::new();
     let step = kept.step;

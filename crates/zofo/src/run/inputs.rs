@@ -1,7 +1,7 @@
 //! Model, task and data of a run, ready to be trained on.
 
 use super::blocks;
-use super::config::{Config, DataConfig, Loss, MethodName, ObjectiveKind};
+use super::config::{Config, DataConfig, Loss, MethodName, ObjectiveKind, Storage};
 use super::data::{self, DataFiles, TrainingData};
 use super::error::RunError;
 use super::judge::{EvaluationSet, Judge, MetricMeasure};
@@ -20,7 +20,7 @@ use crate::train::objective::Measure;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -162,13 +162,18 @@ impl Inputs {
         Ok(Self { files, block, inner, outer, validation, evaluation, judge, measure, truncation, notes })
     }
 
-    /// The untouched θ, stored and computed with as configured.
+    /// The untouched θ, stored and computed with as configured; on the disk, if that is configured, in `folder`. Without a
+    /// folder it is in memory, where it must not be updated.
     ///
     /// # Errors
     ///
-    /// Those of [`Backbone::load`].
-    pub fn backbone(&self, config: &Config) -> Result<Backbone, RunError> {
-        let backbone = Backbone::load(&self.files, config.model.dtype, &Device::flex())?;
+    /// Those of [`Backbone::load_onto_disk`].
+    pub fn backbone(&self, config: &Config, folder: Option<&Path>) -> Result<Backbone, RunError> {
+        let (files, dtype, device) = (&self.files, config.model.dtype, Device::flex());
+        let backbone = match (config.model.storage, folder) {
+            (Storage::Disk, Some(folder)) => Backbone::load_onto_disk(files, dtype, &device, folder)?,
+            _ => Backbone::load(files, dtype, &device)?,
+        };
         let backbone = backbone.computing_in(config.model.compute.into());
         Ok(backbone.with_gradient_checkpointing(config.inner.gradient_checkpointing))
     }

@@ -1,6 +1,6 @@
 //! How much memory a run takes at its peak, estimated before it starts.
 
-use super::config::{Config, MethodName};
+use super::config::{Config, MethodName, Storage};
 use super::inputs::Inputs;
 use crate::hf::HfError;
 use crate::model::config::{Layer, Linear, Qkv};
@@ -38,9 +38,12 @@ pub(super) fn peak(config: &Config, inputs: &Inputs, method: &Method) -> Result<
     let lengths = || files.parameters().map(|(_, shape)| shape.iter().product::<usize>());
     // Those optimizers make an update of one weight at a time, in f32.
     let update = if states > 0 { 4 * lengths().max().unwrap_or(0) } else { 0 };
-    let weights = lengths().sum::<usize>() * (config.model.dtype.size() + states)
-        + update
-        + files.converted_bytes(config.model.dtype)?;
+    // Pages that the system can write to the disk, or read again, when it needs memory, count only if they are in memory.
+    let (stored, converted) = match config.model.storage {
+        Storage::Memory => (config.model.dtype.size(), files.converted_bytes(config.model.dtype)?),
+        Storage::Disk => (0, 0),
+    };
+    let weights = lengths().sum::<usize>() * (stored + states) + update + converted;
 
     // Of every block its values, two moments, and the values of the best step, all the time. While a checkpoint is written
     // those are there twice more, as they come from the tensors and as they go into the file; only of a block that is
@@ -107,7 +110,8 @@ impl<'a> Passes<'a> {
     /// Bytes of the largest pass without: an evaluation, or the losses of a step on all sides that ride on one pass.
     fn without_gradients(&self, config: &Config) -> f64 {
         let rows = self.virtual_tokens[0];
-        let sides = if config.outer.sides == 1 { 1.0 } else { 2.0 };
+        let (_, sides) = config.outer.sides_of_step();
+        let sides = sides as f64;
         let losses = match config.method.name {
             MethodName::Bilevel => sides * (self.f + 2.0 * self.p + 3.0 * rows),
             _ if config.method.has_estimates() => sides * (self.f + rows),

@@ -113,7 +113,7 @@ fn momentum(outer: &OuterConfig) -> Option<Momentum> {
 
 fn spsa(outer: &OuterConfig) -> Spsa {
     let sides = if outer.sides == 1 { Sides::One } else { Sides::Two };
-    Spsa { eps: outer.eps as f32, sides }
+    Spsa { eps: outer.eps as f32, sides, at_once: outer.directions_at_once }
 }
 
 /// What a journal of the run has to say of its updates.

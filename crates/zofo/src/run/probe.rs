@@ -69,7 +69,7 @@ pub(super) fn probe(config: &Config, inputs: &Inputs, directions: usize) -> Resu
         )));
     }
     let mut batches = RunBatches::new(inputs, config)?;
-    let mut method = method::new(config, inputs, inputs.backbone(config)?)?;
+    let mut method = method::new(config, inputs, inputs.backbone(config, None)?)?;
     let space = method::space(config, method.backbone())?;
     if let Method::Bilevel(bilevel) = &mut method {
         prepare(bilevel, config, &mut batches)?;

@@ -144,7 +144,7 @@ pub fn plan(config: &Config, observer: &mut dyn Observer) -> Result<Plan, RunErr
     let inputs = Inputs::open(config, &located)?;
     check(config, &inputs)?;
     let mut batches = RunBatches::new(&inputs, config)?;
-    let backbone = inputs.backbone(config)?;
+    let backbone = inputs.backbone(config, None)?;
     let method = method::new(config, &inputs, backbone)?;
     let speed = Speed::measure(config, &method, &mut batches);
     Ok(Plan::new(config, &inputs, &method, speed)?)

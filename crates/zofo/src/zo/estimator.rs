@@ -9,6 +9,9 @@ pub struct Spsa {
     pub eps: f32,
     /// Where G is taken.
     pub sides: Sides,
+    /// How many directions the objective is given at once, in one [`Perturbation::Together`]; of one side, θ counts as
+    /// one. It changes nothing but what evaluations cost. At least 1.
+    pub at_once: usize,
 }
 
 /// On which sides of θ an objective is evaluated.
@@ -34,12 +37,18 @@ pub struct Estimate {
 impl Spsa {
     /// With values of both sides.
     pub fn two_sided(eps: f32) -> Self {
-        Self { eps, sides: Sides::Two }
+        Self { eps, sides: Sides::Two, at_once: 1 }
     }
 
     /// With values of one side, and of θ.
     pub fn one_sided(eps: f32) -> Self {
-        Self { eps, sides: Sides::One }
+        Self { eps, sides: Sides::One, at_once: 1 }
+    }
+
+    /// The same, with the objective given so many directions at once.
+    #[must_use]
+    pub fn batched(self, at_once: usize) -> Self {
+        Self { at_once, ..self }
     }
 
     /// The same with another ε: a share of this one.
@@ -79,40 +88,46 @@ impl Spsa {
     ///
     /// # Panics
     ///
-    /// If the objective returns another number of values.
+    /// If the objective returns another number of values, or `at_once` is 0.
     pub fn slopes<V: AsRef<[f64]>>(
         &self,
         directions: &[BackboneDirection],
         mut objective: impl FnMut(&Perturbation) -> V,
     ) -> Vec<Estimate> {
+        let mut values: Vec<f64> = Vec::new();
+        for views in self.views(directions).chunks(self.at_once) {
+            let view = match views {
+                [view] => view.clone(),
+                views => Perturbation::Together(views.to_vec()),
+            };
+            let of_view = objective(&view);
+            let (of_view, signs) = (of_view.as_ref(), view.signs());
+            assert_eq!(of_view.len(), signs, "the objective returned {} values for {signs} signs", of_view.len());
+            values.extend_from_slice(of_view);
+        }
         let eps = f64::from(self.eps);
-        match self.sides {
-            Sides::Two => {
-                let mut estimate = |direction: &BackboneDirection| {
-                    let view = Perturbation::Pair { direction: direction.clone(), eps: self.eps };
-                    let [plus, minus] = values(&objective(&view));
-                    Estimate { plus, minus, slope: (plus - minus) / (2.0 * eps) }
-                };
-                directions.iter().map(&mut estimate).collect()
+        match (self.sides, &values[..]) {
+            (Sides::Two, values) => values
+                .chunks_exact(2)
+                .map(|both| Estimate { plus: both[0], minus: both[1], slope: (both[0] - both[1]) / (2.0 * eps) })
+                .collect(),
+            (Sides::One, [center, plus @ ..]) => {
+                plus.iter().map(|&plus| Estimate { plus, minus: *center, slope: (plus - center) / eps }).collect()
             }
-            Sides::One => {
-                let [center] = values(&objective(&Perturbation::None));
-                let mut estimate = |direction: &BackboneDirection| {
-                    let view = Perturbation::One { direction: direction.clone(), scale: self.eps };
-                    let [plus] = values(&objective(&view));
-                    Estimate { plus, minus: center, slope: (plus - center) / eps }
-                };
-                directions.iter().map(&mut estimate).collect()
-            }
+            (Sides::One, []) => Vec::new(),
         }
     }
-}
 
-/// What an objective returned: one value per sign.
-fn values<const SIGNS: usize>(values: &impl AsRef<[f64]>) -> [f64; SIGNS] {
-    match values.as_ref().try_into() {
-        Ok(values) => values,
-        Err(_) => panic!("the objective returned {} values for {SIGNS} signs", values.as_ref().len()),
+    /// What has to be evaluated for some directions: pairs; of one side, θ and then a place for each.
+    fn views(&self, directions: &[BackboneDirection]) -> Vec<Perturbation> {
+        let directions = directions.iter().cloned();
+        match self.sides {
+            Sides::Two => directions.map(|direction| Perturbation::Pair { direction, eps: self.eps }).collect(),
+            Sides::One => {
+                let places = directions.map(|direction| Perturbation::One { direction, scale: self.eps });
+                std::iter::once(Perturbation::None).chain(places).collect()
+            }
+        }
     }
 }
 
@@ -190,6 +205,28 @@ mod tests {
             let error = ((norm + exact * exact) / DIRECTIONS as f64).sqrt();
             assert!((mean - exact).abs() < 5.0 * error, "{mean} for {exact}, error {error}");
         }
+    }
+
+    #[test]
+    fn directions_at_once_are_the_same_estimates() {
+        let directions: Vec<_> = (0..5).map(BackboneDirection::Seeded).collect();
+        for spsa in [Spsa::two_sided(1e-2), Spsa::one_sided(1e-2)] {
+            let estimates = |at_once: usize| {
+                let mut calls = 0;
+                let estimates = spsa.batched(at_once).slopes(&directions, |view| {
+                    calls += 1;
+                    view.sides_of("w", &[3.0, 1.0]).iter().map(|w| f64::from(w[0] * w[1])).collect::<Vec<f64>>()
+                });
+                (estimates, calls)
+            };
+            let (alone, calls) = estimates(1);
+            assert_eq!(alone.len(), 5);
+            assert!(calls >= 5);
+            for (at_once, calls) in [(2, 3), (7, 1)] {
+                assert_eq!(estimates(at_once), (alone.clone(), calls));
+            }
+        }
+        assert_eq!(Spsa::one_sided(1e-2).slopes(&[], |_| [1.0]), []);
     }
 
     #[test]

@@ -77,14 +77,18 @@ pub enum Perturbation {
         /// ε.
         eps: f32,
     },
+    /// Several of the others, of as many signs each and along directions that cover the same weights, in one pass over the
+    /// weights.
+    Together(Vec<Perturbation>),
 }
 
 impl Perturbation {
-    /// How many backbones are evaluated at once: 2 for a pair, else 1.
+    /// How many backbones are evaluated at once: 2 for a pair, 1 for one.
     pub fn signs(&self) -> usize {
         match self {
+            Self::None | Self::One { .. } => 1,
             Self::Pair { .. } => 2,
-            _ => 1,
+            Self::Together(parts) => parts.iter().map(Self::signs).sum(),
         }
     }
 
@@ -95,6 +99,7 @@ impl Perturbation {
                 [*eps, -*eps].map(|scale| Self::One { direction: direction.clone(), scale }).to_vec()
             }
             Self::None | Self::One { .. } => vec![self.clone()],
+            Self::Together(parts) => parts.iter().flat_map(Self::by_sign).collect(),
         }
     }
 
@@ -112,19 +117,23 @@ impl Perturbation {
             Self::None => vec![values.to_vec()],
             Self::One { direction, scale } => vec![moved(direction, *scale)],
             Self::Pair { direction, eps } => vec![moved(direction, *eps), moved(direction, -*eps)],
+            Self::Together(parts) => parts.iter().flat_map(|part| part.sides_of(name, values)).collect(),
         }
     }
 
-    /// How a kernel is to read one parameter: as it is where the direction does not cover it, also under a pair.
-    pub fn view(&self, name: &str, id: ParameterId) -> WeightView {
-        match self {
+    /// How kernels are to read one parameter, one after the other: as it is where a direction does not cover it, also under
+    /// a pair.
+    pub fn views(&self, name: &str, id: ParameterId) -> Vec<WeightView> {
+        let view = match self {
+            Self::Together(parts) => return parts.iter().flat_map(|part| part.views(name, id)).collect(),
             Self::One { direction, scale } if direction.covers(name) => {
                 WeightView::One { noise: direction.of(name, id), scale: scale * direction.scale() }
             }
             Self::Pair { direction, eps } if direction.covers(name) => {
                 WeightView::Pair { noise: direction.of(name, id), eps: eps * direction.scale() }
             }
-            _ => WeightView::Exact,
-        }
+            Self::None | Self::One { .. } | Self::Pair { .. } => WeightView::Exact,
+        };
+        vec![view]
     }
 }

@@ -61,8 +61,9 @@ impl Setting {
         (0..self.directions).map(|_| random.next_u64()).collect()
     }
 
+    /// Two directions at once, which leaves one of three over.
     pub fn spsa(&self) -> Spsa {
-        Spsa { eps: EPS as f32, sides: self.sides }
+        Spsa { eps: EPS as f32, sides: self.sides, at_once: 2 }
     }
 
     pub fn rates(&self, step: u64) -> LearningRates {

@@ -9,7 +9,7 @@ use super::choice::Choice;
 use super::error::ConfigError;
 use super::reader::{Range, Reader};
 use super::training::MethodConfig;
-use super::words::{BlockInit, Compute, Device, Keep, LrSchedule, Overlap, PeftKind, ShadowInit};
+use super::words::{BlockInit, Compute, Device, Keep, LrSchedule, Overlap, PeftKind, ShadowInit, Storage};
 use crate::hf::{ModuleNames, Patterns, WeightDtype};
 use crate::task::{SplitRows, TemplateName};
 
@@ -23,6 +23,9 @@ pub struct ModelConfig {
     pub dtype: WeightDtype,
     /// Precision of matrix products with the weights; all else is f32. Default: f32.
     pub compute: Compute,
+    /// Where the weights are. On the `disk` they take their size in `run.output`'s file system while the run goes on, and need
+    /// not fit into memory. Default: memory.
+    pub storage: Storage,
 }
 
 impl ModelConfig {
@@ -35,6 +38,7 @@ impl ModelConfig {
             )?,
             dtype: reader.choice("model.dtype")?.unwrap_or(WeightDtype::F32),
             compute: reader.choice("model.compute")?.unwrap_or(Compute::F32),
+            storage: reader.choice("model.storage")?.unwrap_or(Storage::Memory),
         })
     }
 }

@@ -16,6 +16,7 @@ const FULL: &str = r#"
 path = "/models/m.gguf"
 dtype = "bf16"
 compute = "bf16"
+storage = "disk"
 [data]
 task = "copa"
 dir = "d"
@@ -83,6 +84,7 @@ eps = 1e-4
 eps_final = 1e-5
 sides = 1
 directions = 3
+directions_at_once = 2
 distribution = "sphere"
 mask_names = ".*proj.*"
 mask_layers = [1]
@@ -123,7 +125,12 @@ fn overlay_error(overlay: &str) -> String {
 fn defaults() {
     let config = parse(MINIMAL, &[]).unwrap();
     let expected = Config {
-        model: ModelConfig { path: "m".into(), dtype: WeightDtype::F32, compute: Compute::F32 },
+        model: ModelConfig {
+            path: "m".into(),
+            dtype: WeightDtype::F32,
+            compute: Compute::F32,
+            storage: Storage::Memory,
+        },
         data: DataConfig {
             task: "sst2".into(),
             dir: Some("d".into()),
@@ -195,6 +202,7 @@ fn defaults() {
             eps_final: None,
             sides: 2,
             directions: 1,
+            directions_at_once: 1,
             distribution: ElementDistribution::Gaussian,
             rank: None,
             mask_names: None,
@@ -596,10 +604,12 @@ fn the_fingerprint_changes_with_what_is_computed_and_with_nothing_else() {
     assert_eq!(base.len(), 64);
     let free = [
         "model.path=elsewhere",
+        "model.storage=memory",
         "data.eval_examples=3",
         "run.output=x",
         "data.skip_bad_rows=4",
         "inner.gradient_checkpointing=false",
+        "outer.directions_at_once=3",
         "run.max_minutes=99",
         "run.eval_every=1",
         "run.keep=best",

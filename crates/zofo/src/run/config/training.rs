@@ -176,6 +176,9 @@ pub struct OuterConfig {
     pub sides: usize,
     /// q, the directions per step, over which estimates are averaged. At least 1. Default: 1.
     pub directions: usize,
+    /// Of how many directions losses are taken in one pass over the weights; with `sides` = 1, θ itself counts as one. Numbers
+    /// stay the same: it is speed for memory. At least 1. Default: 1.
+    pub directions_at_once: usize,
     /// How the elements of directions are distributed. Default: gaussian.
     pub distribution: ElementDistribution,
     /// r: directions over matrices are products of two thin ones, U·Vᵀ/√r, and no perturbed matrix is formed. At least 1.
@@ -200,6 +203,14 @@ pub struct OuterConfig {
 }
 
 impl OuterConfig {
+    /// How many different weights the losses of a step see, and how many of them at the same time.
+    pub(in crate::run) fn sides_of_step(&self) -> (usize, usize) {
+        match self.sides {
+            1 => (self.directions + 1, self.directions_at_once.min(self.directions + 1)),
+            _ => (2 * self.directions, 2 * self.directions_at_once.min(self.directions)),
+        }
+    }
+
     pub(super) fn read(reader: &Reader<'_>, method: &MethodConfig, inner: &InnerConfig) -> Result<Self, ConfigError> {
         let adapter_optimizer = reader.choice("outer.adapter_optimizer")?.unwrap_or(inner.optimizer);
         let default_adapter_lr = match adapter_optimizer {
@@ -222,6 +233,7 @@ impl OuterConfig {
             eps_final: reader.number("outer.eps_final", Range::Positive)?,
             sides: reader.count_up_to("outer.sides", 2)?.unwrap_or(2),
             directions: reader.count("outer.directions", 1)?.unwrap_or(1),
+            directions_at_once: reader.count("outer.directions_at_once", 1)?.unwrap_or(1),
             distribution: reader.choice("outer.distribution")?.unwrap_or(ElementDistribution::Gaussian),
             rank: reader.count("outer.rank", 1)?,
             mask_names: reader.text("outer.mask_names")?,

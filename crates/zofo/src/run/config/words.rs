@@ -26,6 +26,16 @@ impl From<Compute> for zofo_kernels::Compute {
 }
 
 choices! {
+    /// Where the weights of a run are.
+    pub enum Storage {
+        /// In memory: what is never updated is the model file's own pages.
+        Memory = "memory",
+        /// In files of the run's folder that have no name, mapped.
+        Disk = "disk",
+    }
+}
+
+choices! {
     /// The algorithm.
     pub enum MethodName {
         /// Bilevel-ZOFO: a PEFT block by exact gradients inside, the backbone by zeroth-order

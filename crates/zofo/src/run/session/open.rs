@@ -33,7 +33,7 @@ impl<'a> Session<'a> {
         interrupted: &AtomicBool,
     ) -> Result<Option<Self>, RunError> {
         let device = Device::flex();
-        let backbone = inputs.backbone(config)?;
+        let backbone = inputs.backbone(config, Some(folder.path()))?;
         let fingerprint = config.fingerprint()?;
         let header = replay::header(&backbone, config);
         let space = method::space(config, &backbone)?;
