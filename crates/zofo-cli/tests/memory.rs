@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 /// What is set for a run with each block, and for one of each method that trains, beside the workspace's configuration.
-const CASES: [&[&str]; 11] = [
+const CASES: [&[&str]; 12] = [
     &["peft.kind=lora", "peft.rank=8"],
     &["peft.kind=prefix"],
     &["peft.kind=prompt", "peft.virtual_tokens=100"],
@@ -25,6 +25,7 @@ const CASES: [&[&str]; 11] = [
     &["method.name=first-order", "inner.batch_size=40"],
     &["method.name=first-order", "inner.batch_size=40", "inner.gradient_checkpointing=true"],
     &["peft.kind=prefix", "outer.batch_size=12", "inner.gradient_checkpointing=true"],
+    &["method.name=mezo", "outer.batch_size=20", "outer.directions=8", "outer.directions_at_once=8"],
 ];
 
 #[test]
