@@ -86,6 +86,9 @@ trait Micro<X, W>: Sync {
 fn run<X: Sync, W: Stored>(x: &[X], weight: &WeightMatrix, kernel: &impl Micro<X, W>) -> Vec<f32> {
     let (depth, width, signs) = (weight.columns, weight.rows, weight.signs());
     let rows = x.len() / depth;
+    // All of the result has to be written: nothing clears it before.
+    assert_eq!(x.len(), rows * depth, "whole rows of x");
+    assert!(rows.is_multiple_of(signs), "every sign has its rows");
     let share = rows / signs;
     let units = |out: &SharedColumns| {
         (0..width.div_ceil(UNIT)).into_par_iter().for_each_init(<[Vec<W>; 2]>::default, |buffers, unit| {

@@ -81,6 +81,9 @@ impl<P: Packed, const R: usize, const C: usize> Kernel<P, R, C> {
     fn product(&self, x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
         let (depth, width, signs) = (weight.rows, weight.columns, weight.signs());
         let rows = x.len() / depth;
+        // All of the result has to be written: nothing clears it before.
+        assert_eq!(x.len(), rows * depth, "whole rows of x");
+        assert!(rows.is_multiple_of(signs), "every sign has its rows");
         let share = rows / signs;
         let x: Vec<Vec<P>> = x.chunks_exact(share * depth).map(|x| pack_rows::<P, R>(x, share, depth)).collect();
 
