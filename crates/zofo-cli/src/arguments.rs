@@ -21,6 +21,9 @@ pub struct ModelArgument {
     pub name: PathBuf,
 }
 
+/// Bytes of a thread's stack, as the main thread has on Linux: commands run on one of the pool.
+const STACK: usize = 8 << 20;
+
 /// How a command computes.
 #[derive(Debug, Args)]
 pub struct ThreadsArgument {
@@ -30,9 +33,9 @@ pub struct ThreadsArgument {
 }
 
 impl ThreadsArgument {
-    /// As [`set_threads`].
-    pub fn set(&self) -> Result<(), Error> {
-        set_threads(self.threads)
+    /// [`on_threads`] with as many as were asked for.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+        on_threads(self.threads, work)
     }
 }
 
@@ -144,13 +147,18 @@ pub fn with_home(text: &str) -> Result<String, String> {
         .ok_or_else(|| "cannot expand `~`, because HOME is not set, or not UTF-8: write the whole path".to_owned())
 }
 
-/// Sets the number of threads for the whole program; without a number there is one per core. To be called before
-/// anything is computed.
-pub fn set_threads(threads: Option<NonZeroUsize>) -> Result<(), Error> {
-    let builder = ThreadPoolBuilder::new().num_threads(threads.map_or(0, NonZeroUsize::get));
+/// Does `work` as one of so many threads, which are all that the program computes with; without a number there is one per
+/// core. To be called once, before anything is computed.
+///
+/// Work that is divided from inside the pool costs no change of threads: whoever divides it takes the first part.
+pub fn on_threads<T: Send>(
+    threads: Option<NonZeroUsize>,
+    work: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    let builder = ThreadPoolBuilder::new().num_threads(threads.map_or(0, NonZeroUsize::get)).stack_size(STACK);
     builder.build_global().map_err(Error::Threads)?;
     tracing::debug!(threads = rayon::current_num_threads(), "thread pool started");
-    Ok(())
+    rayon::scope(|_| work())
 }
 
 #[cfg(test)]

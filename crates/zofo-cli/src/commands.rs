@@ -13,6 +13,7 @@ mod sweep;
 mod tasks;
 mod train;
 
+use crate::arguments::on_threads;
 use crate::errors::Error;
 use clap::Subcommand;
 
@@ -65,14 +66,14 @@ impl Command {
             Self::Sweep(arguments) => return sweep::run(&arguments),
             Self::Report(arguments) => report::run(&arguments),
             Self::Plan(arguments) => plan::run(&arguments),
-            Self::Eval(arguments) => eval::run(&arguments),
-            Self::Export(arguments) => export::run(&arguments),
-            Self::Generate(arguments) => generate::run(&arguments),
-            Self::Merge(arguments) => merge::run(&arguments),
-            Self::Replay(arguments) => replay::run(&arguments),
+            Self::Eval(arguments) => on_threads(arguments.threads, || eval::run(&arguments)),
+            Self::Export(arguments) => arguments.threads.run(|| export::run(&arguments)),
+            Self::Generate(arguments) => arguments.threads.run(|| generate::run(&arguments)),
+            Self::Merge(arguments) => arguments.threads.run(|| merge::run(&arguments)),
+            Self::Replay(arguments) => arguments.threads.run(|| replay::run(&arguments)),
             Self::Journal(arguments) => journal::run(&arguments),
             Self::Tasks(arguments) => tasks::run(&arguments),
-            Self::Bench(arguments) => bench::run(&arguments),
+            Self::Bench(arguments) => on_threads(arguments.threads, || bench::run(&arguments)),
         }?;
         Ok(Ended::Done)
     }

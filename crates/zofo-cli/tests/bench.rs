@@ -73,6 +73,22 @@ fn rows_may_be_random() {
 }
 
 #[test]
+fn one_thing_may_be_measured_alone() {
+    let workspace = Workspace::new();
+    let command = format!("bench --model {MODEL} --row-tokens 5 --batch-size 2 --batches 1 --json --only");
+    let measured = |only: &str| {
+        let report = json_of(&workspace.zofo(&format!("{command} {only}")).success());
+        let keys = ["inner_ms", "outer_ms", "mezo_ms", "start_ms", "forward_ms", "forward_gflops", "gemm_gflops"];
+        keys.into_iter().filter(|key| report.get(key).is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(measured("outer,inner"), ["inner_ms", "outer_ms"]);
+    assert_eq!(measured("mezo"), ["mezo_ms", "start_ms"]);
+    assert_eq!(measured("forward"), ["forward_ms", "forward_gflops"]);
+    assert_eq!(measured("machine"), ["gemm_gflops"]);
+    assert_error(workspace.zofo(&format!("{command} speed")), 2, &["'speed'", "forward-pair"]);
+}
+
+#[test]
 fn rows_that_are_too_few_are_counted() {
     let workspace = Workspace::new();
     let assert = workspace.zofo(&format!("bench --model {MODEL} --batch-size 20 --batches 2"));

@@ -1,6 +1,6 @@
 //! `zofo bench`.
 
-use crate::arguments::{Dtype, path, set_threads, with_home};
+use crate::arguments::{Dtype, path, with_home};
 use crate::data;
 use crate::errors::Error;
 use crate::model;
@@ -8,21 +8,19 @@ use crate::output::{print, print_json, table};
 use crate::progress::{Messenger, display};
 use burn::tensor::Device;
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 use std::env;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use zofo::bench::{self, Machine, MezoReport, Workload};
+use zofo::bench::{self, Machine, Measurement, MezoReport, Workload};
 use zofo::hf::{HfError, ModelFiles, WeightDtype};
 use zofo::model::Backbone;
 use zofo::run::RunError;
 use zofo::run::config::Compute;
 use zofo::task::{DataSplit, Dataset, Task};
-
-/// How many things are measured, one after the other.
-const MEASUREMENTS: usize = 9;
 
 /// Arguments of `zofo bench`.
 #[derive(Debug, Args)]
@@ -32,7 +30,8 @@ are means over the others. An outer step takes one batch for a and the next for 
 
 Examples:
   zofo bench --model model.gguf --data data
-  zofo bench --dtype bf16 --batches 7 --json")]
+  zofo bench --dtype bf16 --batches 7 --json
+  zofo bench --only inner,outer --batches 20")]
 pub struct Arguments {
     /// A Hugging Face model folder, a .gguf file, or a model of the Hugging Face Hub: org/name[@revision], or
     /// org/name/file.gguf[@revision].
@@ -61,9 +60,12 @@ pub struct Arguments {
     /// Directions of a MeZO step, all of them in one pass over the weights.
     #[arg(long, value_name = "Q", default_value = "1")]
     directions: NonZeroUsize,
+    /// Measure only this; without it, everything.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', value_parser = measurement())]
+    only: Vec<Measurement>,
     /// Threads; one per core if not given.
     #[arg(long)]
-    threads: Option<NonZeroUsize>,
+    pub(super) threads: Option<NonZeroUsize>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -90,11 +92,13 @@ struct Report<'a> {
     tokens: f64,
     tokens_per_batch: Vec<usize>,
     #[serde(flatten)]
-    alone: Alone,
+    alone: Option<Alone>,
     #[serde(flatten)]
     parts: bench::Report,
-    direction_ns_per_weight: f64,
-    gemm_gflops: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direction_ns_per_weight: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gemm_gflops: Option<f64>,
 }
 
 /// What a process of its own says about MeZO.
@@ -109,7 +113,6 @@ struct Alone {
 /// Times a model.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let start = Instant::now();
-    set_threads(arguments.threads)?;
     let messenger = Messenger::new();
     let files = model::open(&arguments.model, &messenger)?;
     let workload = workload(&files, arguments, &messenger)?;
@@ -124,21 +127,35 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         print_json(&Alone { start_ms, mezo: bench::measure_mezo(backbone, &workload, arguments.directions.get()) })?;
         return Ok(());
     }
+    let asked = if arguments.only.is_empty() { &Measurement::ALL[..] } else { &arguments.only };
     let mut display = messenger.bars().map(|_| display(&messenger));
     let mut done = 0;
-    let mut show = |what: &str| {
+    let mut show = |measurement: Measurement| {
         if let Some(display) = &mut display {
-            display.count("measuring", done, MEASUREMENTS, what);
+            display.count("measuring", done, asked.len(), measurement.name());
         }
         done += 1;
     };
     // The other process has ended before this one holds the weights.
-    show("MeZO");
-    let alone = measure_alone()?;
-    let mut method = bench::bilevel(backbone()?).map_err(RunError::from)?;
-    let parts = bench::measure(&mut method, &workload, &mut show)?;
-    show("the machine");
-    let (direction_ns_per_weight, gemm_gflops) = (bench::direction_ns_per_weight(), bench::gemm_gflops(compute.into()));
+    let alone = match asked.contains(&Measurement::Mezo) {
+        true => {
+            show(Measurement::Mezo);
+            Some(measure_alone()?)
+        }
+        false => None,
+    };
+    let of_model: Vec<_> = asked.iter().copied().filter(|&measurement| !is_without_model(measurement)).collect();
+    let parts = match of_model.is_empty() {
+        true => bench::Report::default(),
+        false => {
+            let mut method = bench::bilevel(backbone()?).map_err(RunError::from)?;
+            bench::measure(&mut method, &workload, &of_model, &mut show)?
+        }
+    };
+    let machine = asked.contains(&Measurement::Machine).then(|| {
+        show(Measurement::Machine);
+        (bench::direction_ns_per_weight(), bench::gemm_gflops(compute.into()))
+    });
     if let Some(mut display) = display {
         display.clear();
     }
@@ -155,11 +172,22 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         tokens_per_batch,
         alone,
         parts,
-        direction_ns_per_weight,
-        gemm_gflops,
+        direction_ns_per_weight: machine.map(|(directions, _)| directions),
+        gemm_gflops: machine.map(|(_, gemm)| gemm),
     };
     if arguments.json { print_json(&report) } else { print(&describe(&report)) }?;
     Ok(())
+}
+
+/// Parses what may be measured.
+fn measurement() -> impl TypedValueParser<Value = Measurement> {
+    PossibleValuesParser::new(Measurement::ALL.map(Measurement::name))
+        .map(|name| Measurement::of_name(&name).expect("the parser lets only these names through"))
+}
+
+/// Whether another process or none has the model.
+fn is_without_model(measurement: Measurement) -> bool {
+    matches!(measurement, Measurement::Mezo | Measurement::Machine)
 }
 
 fn workload(files: &ModelFiles, arguments: &Arguments, messenger: &Messenger) -> Result<Workload, Error> {
@@ -203,25 +231,24 @@ fn describe(report: &Report) -> String {
         report.tokens,
         machine
     );
-    let row = |what: &str, value: f64, decimals: usize, unit: &str| {
-        vec![format!("{what}, {unit}"), format!("{value:.decimals$}")]
+    let row = |what: &str, value: Option<f64>, decimals: usize, unit: &str| {
+        Some(vec![format!("{what}, {unit}"), format!("{:.decimals$}", value?)])
     };
-    let mut rows = vec![
+    let mezo = alone.as_ref().map(|alone| alone.mezo);
+    let rows = [
         row("inner step", parts.inner_ms, 0, "ms"),
         row("outer step", parts.outer_ms, 0, "ms"),
-        row(&format!("MeZO step, q = {}", report.directions), alone.mezo.mezo_ms, 0, "ms"),
+        row(&format!("MeZO step, q = {}", report.directions), mezo.map(|mezo| mezo.mezo_ms), 0, "ms"),
         row("forward pass", parts.forward_ms, 0, "ms"),
         row("forward pass, both signs", parts.forward_pair_ms, 0, "ms"),
         row("update of the weights", parts.update_ms, 0, "ms"),
         row("evaluation", parts.eval_examples_per_s, 1, "examples/s"),
         row("generation", parts.generate_tokens_per_s, 1, "tokens/s"),
-        row("start of a process", alone.start_ms, 0, "ms"),
-    ];
-    rows.extend(alone.mezo.peak_rss_mib.map(|peak| row("peak memory, MeZO alone", peak, 0, "MiB")));
-    rows.extend([
+        row("start of a process", alone.as_ref().map(|alone| alone.start_ms), 0, "ms"),
+        row("peak memory, MeZO alone", mezo.and_then(|mezo| mezo.peak_rss_mib), 0, "MiB"),
         row("forward pass, speed", parts.forward_gflops, 0, "GFLOP/s"),
         row("fastest matrix product", report.gemm_gflops, 0, "GFLOP/s"),
         row("directions", report.direction_ns_per_weight, 2, "ns per weight"),
-    ]);
-    head + &table(&rows)
+    ];
+    head + &table(&rows.into_iter().flatten().collect::<Vec<_>>())
 }

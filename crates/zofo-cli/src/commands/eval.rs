@@ -3,7 +3,7 @@
 mod input;
 mod report;
 
-use crate::arguments::{Decoding, Dtype, path, set_threads, with_home};
+use crate::arguments::{Decoding, Dtype, path, with_home};
 use crate::data;
 use crate::errors::Error;
 use crate::model;
@@ -95,7 +95,7 @@ pub struct Arguments {
     dtype: Dtype,
     /// Threads; one per core if not given. The result does not depend on it.
     #[arg(long)]
-    threads: Option<NonZeroUsize>,
+    pub(super) threads: Option<NonZeroUsize>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -171,7 +171,6 @@ struct Model<'a> {
 /// Evaluates a model on tasks.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     check(arguments)?;
-    set_threads(arguments.threads)?;
     let messenger = Messenger::new();
     let files = model::open(&arguments.model, &messenger)?;
     let tokenizer = files.tokenizer()?;

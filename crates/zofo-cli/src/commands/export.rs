@@ -37,7 +37,7 @@ pub struct Arguments {
     #[arg(long)]
     name: Option<String>,
     #[command(flatten)]
-    threads: ThreadsArgument,
+    pub(super) threads: ThreadsArgument,
     #[command(flatten)]
     report: JsonArgument,
 }
@@ -83,7 +83,6 @@ struct Report<'a> {
 
 /// Writes a model in another format.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    arguments.threads.set()?;
     let messenger = Messenger::new();
     let files = arguments.model.open(&messenger)?;
     let adapter = match &arguments.adapter {

@@ -56,7 +56,7 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
     #[command(flatten)]
-    threads: ThreadsArgument,
+    pub(super) threads: ThreadsArgument,
     #[command(flatten)]
     report: JsonArgument,
 }
@@ -87,7 +87,6 @@ enum Stopped {
 
 /// Generates text.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    arguments.threads.set()?;
     let given = read(&arguments.prompt)?;
     let messenger = Messenger::new();
     let files = arguments.model.open(&messenger)?;

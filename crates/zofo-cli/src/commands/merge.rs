@@ -33,7 +33,7 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
     #[command(flatten)]
-    threads: ThreadsArgument,
+    pub(super) threads: ThreadsArgument,
     #[command(flatten)]
     report: JsonArgument,
 }
@@ -51,7 +51,6 @@ struct Report<'a> {
 
 /// Merges a block into a model.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    arguments.threads.set()?;
     let messenger = Messenger::new();
     let files = arguments.model.open(&messenger)?;
     let output = &arguments.output;

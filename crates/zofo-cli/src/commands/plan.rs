@@ -1,13 +1,14 @@
 //! `zofo plan`.
 
 use super::train::load;
-use crate::arguments::{JsonArgument, path, set_threads};
+use crate::arguments::{JsonArgument, on_threads, path};
 use crate::errors::Error;
 use crate::progress::{Messenger, TrainingProgress};
 use clap::Args;
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use zofo::run::config::Config;
 use zofo::run::{Plan, Probe};
 
 /// Arguments of `zofo plan`.
@@ -49,10 +50,13 @@ struct Report {
 /// Prints the plan of a run.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let config = load(&arguments.config, &arguments.set, arguments.threads)?;
-    set_threads(config.run.threads.and_then(NonZeroUsize::new))?;
+    on_threads(config.run.threads.and_then(NonZeroUsize::new), || plan(&config, arguments))
+}
+
+fn plan(config: &Config, arguments: &Arguments) -> Result<(), Error> {
     let mut progress = TrainingProgress::new(&Messenger::new());
-    let plan = zofo::run::plan(&config, &mut progress);
-    let probe = |directions| zofo::run::probe(&config, directions as usize, &mut progress);
+    let plan = zofo::run::plan(config, &mut progress);
+    let probe = |directions| zofo::run::probe(config, directions as usize, &mut progress);
     let probe = plan.as_ref().ok().and(arguments.probe).map(probe).transpose();
     progress.finish();
     let report = Report { plan: plan?, probe: probe? };

@@ -33,7 +33,7 @@ pub struct Arguments {
     #[arg(short, long, value_name = "FOLDER", value_parser = path())]
     output: PathBuf,
     #[command(flatten)]
-    threads: ThreadsArgument,
+    pub(super) threads: ThreadsArgument,
     #[command(flatten)]
     report: JsonArgument,
 }
@@ -53,7 +53,6 @@ struct Report<'a> {
 /// Rebuilds a backbone.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let Arguments { base, journal, until, output, .. } = arguments;
-    arguments.threads.set()?;
     let messenger = Messenger::new();
     let base = &model::locate(base, &messenger)?;
     // The output may be a model folder, but the base is needed for every other replay.

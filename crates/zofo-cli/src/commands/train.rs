@@ -1,7 +1,7 @@
 //! `zofo train`.
 
 use super::Ended;
-use crate::arguments::{JsonArgument, path, set_threads};
+use crate::arguments::{JsonArgument, on_threads, path};
 use crate::errors::Error;
 use crate::interrupt;
 use crate::output::table;
@@ -48,18 +48,18 @@ pub fn run(arguments: &Arguments) -> Result<Ended, Error> {
     match (&arguments.config, &arguments.resume) {
         (Some(file), _) => {
             let config = load(file, &arguments.set, arguments.threads)?;
-            set_threads(config.run.threads.and_then(NonZeroUsize::new))?;
+            let threads = config.run.threads.and_then(NonZeroUsize::new);
             let (folder, keep) = (config.run.output.clone(), config.run.keep);
-            train_in(&folder, keep, Start::New(Box::new(config)), arguments)
+            on_threads(threads, || train_in(&folder, keep, Start::New(Box::new(config)), arguments))
         }
         (None, Some(folder)) => {
             // How many threads there are has to be known before anything is computed. If the folder has no
             // configuration that can be read, the library says so.
             let stored = Config::load(&folder.join("config.toml"), &arguments.set).ok().map(|config| config.run);
             let threads = stored.as_ref().and_then(|run| run.threads.and_then(NonZeroUsize::new));
-            set_threads(arguments.threads.or(threads))?;
             let keep = stored.map_or(Keep::Best, |run| run.keep);
-            train_in(folder, keep, Start::Resume { folder, overlays: &arguments.set }, arguments)
+            let start = Start::Resume { folder, overlays: &arguments.set };
+            on_threads(arguments.threads.or(threads), || train_in(folder, keep, start, arguments))
         }
         (None, None) => Err(Error::Usage("give a configuration, or `--resume` and the folder of a run".to_owned())),
     }

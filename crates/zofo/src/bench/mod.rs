@@ -23,6 +23,64 @@ use std::time::Instant;
 /// Tokens that are generated to time generation.
 const NEW_TOKENS: usize = 64;
 
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measurement {
+    /// A step of MeZO, alone in a process ([`measure_mezo`]).
+    Mezo,
+    /// An inner step.
+    InnerStep,
+    /// An outer step without its inner steps.
+    OuterStep,
+    /// A forward pass.
+    Forward,
+    /// A forward pass at both signs of a perturbation.
+    ForwardPair,
+    /// An update of θ.
+    Update,
+    /// Evaluation of validation examples.
+    Evaluation,
+    /// Generation of text.
+    Generation,
+    /// What the machine can do without a model ([`gemm_gflops`], [`direction_ns_per_weight`]).
+    Machine,
+}
+
+impl Measurement {
+    /// All of them, in the order in which they are made.
+    pub const ALL: [Self; 9] = [
+        Self::Mezo,
+        Self::InnerStep,
+        Self::OuterStep,
+        Self::Forward,
+        Self::ForwardPair,
+        Self::Update,
+        Self::Evaluation,
+        Self::Generation,
+        Self::Machine,
+    ];
+
+    /// What users call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mezo => "mezo",
+            Self::InnerStep => "inner",
+            Self::OuterStep => "outer",
+            Self::Forward => "forward",
+            Self::ForwardPair => "forward-pair",
+            Self::Update => "update",
+            Self::Evaluation => "evaluation",
+            Self::Generation => "generation",
+            Self::Machine => "machine",
+        }
+    }
+
+    /// The one of that name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|measurement| measurement.name() == name)
+    }
+}
+
 /// Why nothing could be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
@@ -79,25 +137,33 @@ pub struct MezoReport {
     pub peak_rss_mib: Option<f64>,
 }
 
-/// What was measured on one model. Times are means over the batches.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// What was measured on one model, as far as it was asked for. Times are means over the batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
     /// Milliseconds of an inner step: a forward and a backward pass with LoRA, and the step of s.
-    pub inner_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inner_ms: Option<f64>,
     /// Milliseconds of an outer step without its inner steps.
-    pub outer_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outer_ms: Option<f64>,
     /// Milliseconds of a forward pass with the losses of a batch.
-    pub forward_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward_ms: Option<f64>,
     /// Milliseconds of a forward pass at both signs of a perturbation.
-    pub forward_pair_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward_pair_ms: Option<f64>,
     /// Milliseconds of an update of θ.
-    pub update_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update_ms: Option<f64>,
     /// Validation examples evaluated per second, all candidates of each.
-    pub eval_examples_per_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_examples_per_s: Option<f64>,
     /// Tokens generated per second, one sequence, the prompt included in the time.
-    pub generate_tokens_per_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generate_tokens_per_s: Option<f64>,
     /// GFLOP/s of the forward pass: 2 operations per weight of a block and token, and per weight of the head and label.
-    pub forward_gflops: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward_gflops: Option<f64>,
 }
 
 /// Times MeZO on a fresh backbone, with so many directions per step in one pass.
@@ -110,7 +176,8 @@ pub fn measure_mezo(mut backbone: Backbone, workload: &Workload, directions: usi
     MezoReport { mezo_ms, peak_rss_mib: peak_rss_mib() }
 }
 
-/// Times all other parts; `progress` is told what comes next.
+/// Makes the measurements of a loaded model that are asked for, and leaves [`Measurement::Mezo`] and
+/// [`Measurement::Machine`] out; `progress` is told what comes next.
 ///
 /// # Errors
 ///
@@ -118,49 +185,56 @@ pub fn measure_mezo(mut backbone: Backbone, workload: &Workload, directions: usi
 pub fn measure(
     method: &mut Bilevel,
     workload: &Workload,
-    mut progress: impl FnMut(&'static str),
+    asked: &[Measurement],
+    mut progress: impl FnMut(Measurement),
 ) -> Result<Report, BenchError> {
     let batches = &workload.batches;
-    progress("inner step");
     let fixed = |i: usize| FixedBatches { inner: &batches[i], outer: &batches[i], penalty: &batches[i + 1] };
-    let inner_ms = mean_ms(workload, |i| method.inner_step(&mut fixed(i), RATES.shadow, 0).map(drop))?;
-    progress("outer step");
-    let outer_ms = mean_ms(workload, |i| {
-        let input = StepInput::new(vec![BackboneDirection::Seeded(i as u64)], RATES);
-        method.step(&input, &mut fixed(i)).map(drop)
-    })?;
-    progress("forward pass");
     let forward = |method: &Bilevel, i: usize, perturbation: &Perturbation| {
         losses(&method.backbone, &[Part { batch: &batches[i], adapter: None }], perturbation);
         Ok::<(), Infallible>(())
     };
-    let Ok(forward_ms) = mean_ms(workload, |i| forward(method, i, &Perturbation::None));
-    progress("forward pass at both signs");
-    let pair = |i| Perturbation::Pair { direction: BackboneDirection::Seeded(i as u64), eps: EPS };
-    let Ok(forward_pair_ms) = mean_ms(workload, |i| forward(method, i, &pair(i)));
-    progress("update");
-    let Ok(update_ms) = mean_ms(workload, |i| {
-        method.backbone.descend(&BackboneDirection::Seeded(i as u64), 1e-9);
-        Ok::<(), Infallible>(())
-    });
-    progress("evaluation");
-    let start = Instant::now();
-    evaluate(&method.backbone, None, &workload.held_out, |_| {});
-    let eval_examples_per_s = workload.held_out.len() as f64 / start.elapsed().as_secs_f64();
-    progress("generation");
-    let generate_tokens_per_s = generation(&method.backbone, workload)?;
-    let flops = workload.measured().iter().map(|batch| workload::forward_flops(&method.backbone, batch)).sum::<f64>();
-    let forward_gflops = flops / (forward_ms * workload.measured().len() as f64) / 1e6;
-    Ok(Report {
-        inner_ms,
-        outer_ms,
-        forward_ms,
-        forward_pair_ms,
-        update_ms,
-        eval_examples_per_s,
-        generate_tokens_per_s,
-        forward_gflops,
-    })
+    let mut report = Report::default();
+    for &measurement in asked {
+        progress(measurement);
+        match measurement {
+            Measurement::InnerStep => {
+                let step = |i| method.inner_step(&mut fixed(i), RATES.shadow, 0).map(drop);
+                report.inner_ms = Some(mean_ms(workload, step)?);
+            }
+            Measurement::OuterStep => {
+                let input = |i| StepInput::new(vec![BackboneDirection::Seeded(i as u64)], RATES);
+                report.outer_ms = Some(mean_ms(workload, |i| method.step(&input(i), &mut fixed(i)).map(drop))?);
+            }
+            Measurement::Forward => {
+                let Ok(ms) = mean_ms(workload, |i| forward(method, i, &Perturbation::None));
+                let counted = workload.measured();
+                let flops = counted.iter().map(|batch| workload::forward_flops(&method.backbone, batch)).sum::<f64>();
+                report.forward_ms = Some(ms);
+                report.forward_gflops = Some(flops / (ms * counted.len() as f64) / 1e6);
+            }
+            Measurement::ForwardPair => {
+                let pair = |i| Perturbation::Pair { direction: BackboneDirection::Seeded(i as u64), eps: EPS };
+                let Ok(ms) = mean_ms(workload, |i| forward(method, i, &pair(i)));
+                report.forward_pair_ms = Some(ms);
+            }
+            Measurement::Update => {
+                let Ok(ms) = mean_ms(workload, |i| {
+                    method.backbone.descend(&BackboneDirection::Seeded(i as u64), 1e-9);
+                    Ok::<(), Infallible>(())
+                });
+                report.update_ms = Some(ms);
+            }
+            Measurement::Evaluation => {
+                let start = Instant::now();
+                evaluate(&method.backbone, None, &workload.held_out, |_| {});
+                report.eval_examples_per_s = Some(workload.held_out.len() as f64 / start.elapsed().as_secs_f64());
+            }
+            Measurement::Generation => report.generate_tokens_per_s = Some(generation(&method.backbone, workload)?),
+            Measurement::Mezo | Measurement::Machine => {}
+        }
+    }
+    Ok(report)
 }
 
 /// Mean milliseconds of `f` over the batches, after one to warm up.

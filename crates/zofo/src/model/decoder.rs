@@ -398,6 +398,16 @@ impl<'a> Pass<'a> {
         if !spans.iter().any(|span| span.adapter.is_some_and(|adapter| adapter.adapts(name))) {
             return y;
         }
+        // One part, and one sign: nothing is cut and put together again.
+        if let [span] = &spans[..]
+            && self.perturbation.signs() == 1
+            && span.rows.len() == self.rows.len()
+        {
+            return match span.adapter.and_then(|adapter| adapter.delta(name, x)) {
+                Some(delta) => y + delta,
+                None => y,
+            };
+        }
         let device = y.device();
         let mut deltas = Vec::with_capacity(spans.len() * self.perturbation.signs());
         for sign in 0..self.perturbation.signs() {
