@@ -49,15 +49,6 @@ impl AttentionLayout {
         k <= q && self.sliding_window.is_none_or(|window| ((q - k) as usize) < window)
     }
 
-    /// The segment of every query.
-    pub fn segment_of_query(&self) -> Vec<usize> {
-        let mut owner = vec![usize::MAX; self.query_positions.len()];
-        for (index, segment) in self.segments.iter().enumerate() {
-            owner[segment.queries.clone()].fill(index);
-        }
-        owner
-    }
-
     /// The same rows `times` times behind each other, for a pass in which that many different weights are evaluated in
     /// lockstep, as the two of a [`WeightView::Pair`](crate::WeightView::Pair).
     pub fn repeated(&self, times: usize) -> Self {

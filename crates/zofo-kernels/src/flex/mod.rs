@@ -69,18 +69,30 @@ impl Activations {
     }
 }
 
-/// A matrix whose rows `write` writes; they are zero before. Each is cleared by the thread that writes it.
+/// A matrix whose rows `write` writes; they are zero before.
 fn new_rows([rows, width]: [usize; 2], write: impl Fn(usize, &mut [f32]) + Sync) -> FlexTensor {
-    let mut values: Vec<f32> = Vec::with_capacity(rows * width);
-    let room = &mut values.spare_capacity_mut()[..rows * width];
-    room.par_chunks_exact_mut(width).enumerate().for_each(|(row, out)| {
-        out.fill(MaybeUninit::new(0.0));
-        // SAFETY: all of it has just been written.
-        write(row, unsafe { out.assume_init_mut() });
-    });
-    // SAFETY: the rows are all of it, and each has been written.
-    unsafe { values.set_len(rows * width) };
+    let values = new_values(rows * width, width, || (), |(), row, out| write(row, out));
     matrix(values, [rows, width])
+}
+
+/// Values that `write` writes in pieces of `piece`, given something that a thread keeps, the index of a piece, and the piece,
+/// which is cleared by the thread that writes it: one thread would take long for all.
+fn new_values<T: Copy + Default + Send, S>(
+    len: usize,
+    piece: usize,
+    init: impl Fn() -> S + Send + Sync,
+    write: impl Fn(&mut S, usize, &mut [T]) + Sync,
+) -> Vec<T> {
+    let mut values: Vec<T> = Vec::with_capacity(len);
+    let room = &mut values.spare_capacity_mut()[..len];
+    room.par_chunks_mut(piece).enumerate().for_each_init(init, |kept, (index, out)| {
+        out.fill(MaybeUninit::new(T::default()));
+        // SAFETY: all of it has just been written.
+        write(kept, index, unsafe { out.assume_init_mut() });
+    });
+    // SAFETY: the pieces are all of it, and each has been written.
+    unsafe { values.set_len(len) };
+    values
 }
 
 fn matrix(values: Vec<f32>, shape: [usize; 2]) -> FlexTensor {

@@ -1,15 +1,18 @@
 //! Attention over contexts on the CPU.
 //!
-//! Parallel over blocks of queries (forward), query tokens (dq) and key tokens (dk and dv), so that every output is written by
-//! one thread in a fixed order.
+//! Parallel over blocks of queries, or of keys for their gradients, so that every output is written by one thread in a fixed
+//! order.
 
-mod block;
+mod backward;
+mod forward;
+mod panels;
 
 use super::columns::SharedColumns;
 use super::gemm::{Kernel, KernelTask, with_kernel};
 use super::simd;
 use crate::isa::Isa;
 use crate::layout::AttentionLayout;
+use backward::{AttentionGradients, Backward};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -24,11 +27,14 @@ pub(super) struct Attention<'a> {
     pub(super) layout: &'a AttentionLayout,
 }
 
-/// Gradients with respect to q, k and v.
-pub(super) struct AttentionGradients {
-    pub(super) q: Vec<f32>,
-    pub(super) k: Vec<f32>,
-    pub(super) v: Vec<f32>,
+/// Queries of a block. More would compute more products with keys that come after their query.
+const QUERIES: usize = 32;
+
+/// Queries of a segment and the heads that share a key/value head.
+struct Unit {
+    segment: usize,
+    queries: Range<usize>,
+    kv_head: usize,
 }
 
 /// The keys that any of these queries of a segment sees, as ranges of rows of the key/value tensor.
@@ -82,10 +88,25 @@ impl Attention<'_> {
         }
     }
 
-    /// The derivative of a score with respect to q·k.
-    fn slope(&self, score: f32) -> f32 {
-        let slope = self.layout.softcap.map_or(1.0, |cap| simd::soft_cap_slope(score, cap));
-        slope * self.layout.scale
+    /// The derivatives of scores with respect to q·k.
+    fn slopes(&self, scores: &[f32], slopes: &mut Vec<f32>) {
+        slopes.clear();
+        match self.layout.softcap {
+            Some(cap) => {
+                slopes.extend(scores.iter().map(|&score| simd::soft_cap_slope(score, cap) * self.layout.scale));
+            }
+            None => slopes.resize(scores.len(), self.layout.scale),
+        }
+    }
+
+    /// A query's scores of keys that it does not see become −∞.
+    fn mask(&self, scores: &mut [f32], key_positions: &[u32], query_position: u32) {
+        simd::mask(scores, key_positions, query_position, self.layout.sliding_window.unwrap_or(usize::MAX));
+    }
+
+    /// A key's scores of queries that do not see it become −∞.
+    fn mask_queries(&self, scores: &mut [f32], query_positions: &[u32], key_position: u32) {
+        simd::mask_queries(scores, query_positions, key_position, self.layout.sliding_window.unwrap_or(usize::MAX));
     }
 
     /// softmax(scores)·v, `[queries, heads · head_dim]`.
@@ -98,15 +119,10 @@ impl Attention<'_> {
     /// # Safety
     ///
     /// While it runs, nobody else may hold these rows' columns of `out`.
-    unsafe fn forward_one_by_one(
-        &self,
-        (segment, queries, kv_head): (usize, Range<usize>, usize),
-        weights: &mut Vec<f32>,
-        out: &SharedColumns,
-    ) {
-        let (d, group) = (self.layout.head_dim, self.group());
-        for query in queries {
-            let keys = visible_keys(self.layout, segment, query..query + 1);
+    unsafe fn forward_one_by_one(&self, unit: &Unit, weights: &mut Vec<f32>, out: &SharedColumns) {
+        let (d, group, kv_head) = (self.layout.head_dim, self.group(), unit.kv_head);
+        for query in unit.queries.clone() {
+            let keys = visible_keys(self.layout, unit.segment, query..query + 1);
             for head in kv_head * group..(kv_head + 1) * group {
                 self.scores(query, head, &keys, weights);
                 let max = simd::max(weights);
@@ -121,89 +137,33 @@ impl Attention<'_> {
     }
 
     /// The gradients, given `grad` of the output.
-    ///
-    /// Probabilities are computed again rather than kept from the forward pass. With P = softmax(S) and
-    /// D = rowsum(P ∘ G·Vᵀ): dS = P ∘ (G·Vᵀ − D) (Dao et al., 2022, appendix B); a soft cap multiplies dS by its slope.
     pub(super) fn backward(&self, grad: &[f32]) -> AttentionGradients {
-        let (d, heads, group) = (self.layout.head_dim, self.layout.heads, self.group());
-        let owner = self.layout.segment_of_query();
-        let grad_of = |query: usize, head: usize| {
-            let at = (query * heads + head) * d;
-            &grad[at..at + d]
-        };
-
-        // log Σ exp(S) and D of every (query, head), which the second pass needs.
-        let mut row_terms = vec![[0.0f32; 2]; owner.len() * heads];
-        let mut dq = vec![0.0f32; self.q.len()];
-        let rows = dq.par_chunks_exact_mut(heads * d).zip(row_terms.par_chunks_exact_mut(heads));
-        rows.enumerate().for_each_init(
-            <(Vec<f32>, Vec<f32>, Vec<f32>)>::default,
-            |(weights, products, slopes), (query, (dq, terms))| {
-                let keys = visible_keys(self.layout, owner[query], query..query + 1);
-                for (head, (dq, term)) in dq.chunks_exact_mut(d).zip(terms).enumerate() {
-                    self.scores(query, head, &keys, weights);
-                    slopes.clear();
-                    slopes.extend(weights.iter().map(|&score| self.slope(score)));
-                    let max = simd::max(weights);
-                    let sum = simd::exp_in_place(weights, max);
-                    let g = grad_of(query, head);
-                    products.clear();
-                    for key in keys.iter().cloned().flatten() {
-                        products.push(simd::dot(g, self.kv(self.v, key, head / group)));
-                    }
-                    let inner = simd::dot(weights, products) / sum;
-                    *term = [max + sum.ln(), inner];
-                    let each = weights.iter().zip(&*products).zip(&*slopes);
-                    for (key, ((weight, product), slope)) in keys.iter().cloned().flatten().zip(each) {
-                        let ds = weight / sum * (product - inner) * slope;
-                        simd::axpy(ds, self.kv(self.k, key, head / group), dq);
-                    }
-                }
-            },
-        );
-
-        let readers = self.readers();
-        let width = self.layout.kv_heads * d;
-        let (mut dk, mut dv) = (vec![0.0f32; self.k.len()], vec![0.0f32; self.v.len()]);
-        let rows = dk.par_chunks_exact_mut(width).zip(dv.par_chunks_exact_mut(width));
-        rows.enumerate().for_each_init(
-            <(Vec<usize>, Vec<f32>, Vec<f32>)>::default,
-            |(queries, weights, slopes), (key, (dk, dv))| {
-                queries.clear();
-                let segments = readers[key].iter().cloned().flatten();
-                queries.extend(segments.filter(|&query| self.layout.visible(query, key)));
-                for head in 0..heads {
-                    let (k, v) = (self.kv(self.k, key, head / group), self.kv(self.v, key, head / group));
-                    weights.clear();
-                    weights.extend(queries.iter().map(|&query| simd::dot(self.query(query, head), k)));
-                    self.scale(weights);
-                    slopes.clear();
-                    slopes.extend(weights.iter().map(|&score| self.slope(score)));
-                    let terms = |query: usize| row_terms[query * heads + head];
-                    weights.iter_mut().zip(&*queries).for_each(|(score, &query)| *score -= terms(query)[0]);
-                    simd::exp_in_place(weights, 0.0);
-                    let at = head / group * d..(head / group + 1) * d;
-                    for ((&query, &p), slope) in queries.iter().zip(&*weights).zip(&*slopes) {
-                        let (q, g, [_, inner]) = (self.query(query, head), grad_of(query, head), terms(query));
-                        let ds = p * (simd::dot(g, v) - inner) * slope;
-                        simd::axpy(ds, q, &mut dk[at.clone()]);
-                        simd::axpy(p, g, &mut dv[at.clone()]);
-                    }
-                }
-            },
-        );
-        AttentionGradients { q: dq, k: dk, v: dv }
+        with_kernel(Isa::best(), &Backward { attention: self, grad })
     }
 
-    /// For every key, the ranges of queries of the segments that have it among their keys.
-    fn readers(&self) -> Vec<Vec<Range<usize>>> {
-        let mut readers = vec![Vec::new(); self.layout.key_positions.len()];
-        for segment in &self.layout.segments {
-            for key in segment.keys.iter().cloned().flatten() {
-                readers[key].push(segment.queries.clone());
+    /// Blocks of queries of one segment, for every key/value head.
+    fn units(&self) -> Vec<Unit> {
+        let mut units = Vec::new();
+        for (index, segment) in self.layout.segments.iter().enumerate() {
+            for start in segment.queries.clone().step_by(QUERIES) {
+                let queries = start..segment.queries.end.min(start + QUERIES);
+                let unit = |kv_head| Unit { segment: index, queries: queries.clone(), kv_head };
+                units.extend((0..self.layout.kv_heads).map(unit));
             }
         }
-        readers
+        units
+    }
+
+    /// Row by row of a block a query and one of the heads that share a key/value head.
+    fn rows(&self, queries: impl Iterator<Item = usize>, kv_head: usize) -> impl Iterator<Item = (usize, usize)> {
+        let group = self.group();
+        queries.flat_map(move |query| (kv_head * group..(kv_head + 1) * group).map(move |head| (query, head)))
+    }
+}
+
+impl Unit {
+    fn rows(&self, attention: &Attention) -> Vec<(usize, usize)> {
+        attention.rows(self.queries.clone(), self.kv_head).collect()
     }
 }
 
@@ -212,25 +172,21 @@ impl KernelTask for &Attention<'_> {
 
     fn run<const R: usize, const C: usize>(self, kernel: &Kernel<f32, R, C>) -> Vec<f32> {
         let layout = self.layout;
-        let mut units = Vec::new();
-        for (index, segment) in layout.segments.iter().enumerate() {
-            for start in segment.queries.clone().step_by(block::QUERIES) {
-                let queries = start..segment.queries.end.min(start + block::QUERIES);
-                units.extend((0..layout.kv_heads).map(|kv_head| (index, queries.clone(), kv_head)));
-            }
-        }
         let mut out = vec![0.0f32; self.q.len()];
         let shared = SharedColumns::new(&mut out, layout.heads * layout.head_dim);
-        units.into_par_iter().for_each_init(<(Vec<f32>, block::Scratch)>::default, |(weights, scratch), unit| {
-            // SAFETY: segments have no query in common, and a unit has the columns of its heads.
-            unsafe {
-                if unit.1.len() * self.group() < PACKED_BLOCKS * R {
-                    self.forward_one_by_one(unit, weights, &shared);
-                } else {
-                    block::forward(self, kernel, unit, scratch, &shared);
+        self.units().into_par_iter().for_each_init(
+            <(Vec<f32>, forward::Scratch)>::default,
+            |(weights, scratch), unit| {
+                // SAFETY: segments have no query in common, and a unit has the columns of its heads.
+                unsafe {
+                    if unit.queries.len() * self.group() < PACKED_BLOCKS * R {
+                        self.forward_one_by_one(&unit, weights, &shared);
+                    } else {
+                        forward::forward(self, kernel, &unit, scratch, &shared);
+                    }
                 }
-            }
-        });
+            },
+        );
         out
     }
 }
@@ -243,7 +199,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// A row, and rows that go on from what it begins with.
-    fn tree(shared: usize, branches: &[usize]) -> (Vec<Segment>, Vec<u32>) {
+    pub(super) fn tree(shared: usize, branches: &[usize]) -> (Vec<Segment>, Vec<u32>) {
         let beginning = 0..shared;
         let mut segments = vec![Segment { queries: beginning.clone(), keys: vec![beginning.clone()] }];
         let mut positions: Vec<u32> = (0..shared as u32).collect();
@@ -253,6 +209,12 @@ mod tests {
             segments.push(Segment { queries: own.clone(), keys: vec![beginning.clone(), own] });
         }
         (segments, positions)
+    }
+
+    pub(super) fn normals(seed: u64, name: &str, len: usize) -> Vec<f32> {
+        let mut values = vec![0.0f32; len];
+        Direction::new(seed, ParameterId::from_name(name)).fill(0, &mut values);
+        values
     }
 
     proptest! {
@@ -272,11 +234,7 @@ mod tests {
         ) {
             let (segments, positions) = tree(shared, &branches);
             let heads = kv_heads * group;
-            let values = |name: &str, width: usize| {
-                let mut values = vec![0.0f32; positions.len() * width];
-                Direction::new(seed, ParameterId::from_name(name)).fill(0, &mut values);
-                values
-            };
+            let values = |name, width| normals(seed, name, positions.len() * width);
             let [q, k, v] =
                 [values("q", heads * head_dim), values("k", kv_heads * head_dim), values("v", kv_heads * head_dim)];
             let layout = AttentionLayout {
@@ -297,7 +255,8 @@ mod tests {
                 for kv_head in 0..kv_heads {
                     // SAFETY: nobody else writes.
                     unsafe {
-                        attention.forward_one_by_one((index, segment.queries.clone(), kv_head), &mut Vec::new(), &out);
+                        let unit = Unit { segment: index, queries: segment.queries.clone(), kv_head };
+                        attention.forward_one_by_one(&unit, &mut Vec::new(), &out);
                     }
                 }
             }

@@ -5,7 +5,6 @@
 //! that, x is arranged in blocks of two vectors, its even elements first.
 
 use super::{Micro, run};
-use crate::flex::round;
 use crate::flex::simd;
 use crate::flex::weight::WeightMatrix;
 use crate::isa::{Isa, Set};
@@ -15,6 +14,7 @@ use rayon::prelude::*;
 use {
     super::f32::{sums_avx2, sums_avx512},
     crate::direction::Weight,
+    crate::flex::{new_values, round},
     std::arch::x86_64::*,
 };
 
@@ -25,8 +25,14 @@ const PIECE: usize = 1 << 14;
 /// x·Wᵀ, both rounded to bf16, on a CPU that multiplies that.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn product(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
-    let mut rounded = vec![bf16::ZERO; x.len()];
-    rounded.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(rounded, x)| round::to_bf16(x, rounded));
+    let rounded = new_values(
+        x.len(),
+        PIECE,
+        || (),
+        |(), piece, rounded| {
+            round::to_bf16(&x[piece * PIECE..][..rounded.len()], rounded);
+        },
+    );
     run(&rounded, weight, &Avx512Bf16)
 }
 

@@ -12,6 +12,7 @@ mod few_rows;
 mod kernel;
 
 use super::columns::SharedColumns;
+use super::new_values;
 use super::round;
 use super::weight::WeightMatrix;
 use crate::compute::Compute;
@@ -144,8 +145,7 @@ fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
 /// rows that there are not.
 fn pack_rows<P: Packed, const R: usize>(x: &[f32], rows: usize, depth: usize) -> Vec<P> {
     let steps = depth.div_ceil(P::STEPS);
-    let mut packed = vec![P::default(); rows.div_ceil(R) * R * steps];
-    packed.par_chunks_mut(R * steps).enumerate().for_each_init(Vec::new, |lanes, (panel, out)| {
+    new_values(rows.div_ceil(R) * R * steps, R * steps, Vec::new, |lanes, panel, out| {
         let rows = panel * R..rows.min((panel + 1) * R);
         lanes.resize(R * steps, P::default());
         for (row, lane) in rows.zip(lanes.chunks_exact_mut(steps)) {
@@ -156,8 +156,7 @@ fn pack_rows<P: Packed, const R: usize>(x: &[f32], rows: usize, depth: usize) ->
                 *out = lanes[lane * steps + step];
             }
         }
-    });
-    packed
+    })
 }
 
 /// Buffers that a thread keeps from one unit of work to the next.

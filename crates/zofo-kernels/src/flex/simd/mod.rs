@@ -84,6 +84,16 @@ pub(super) fn mask(scores: &mut [f32], keys: &[u32], position: u32, window: usiz
     }
 }
 
+/// As [`mask`], of one key at `position` and queries at these positions.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+pub(super) fn mask_queries(scores: &mut [f32], queries: &[u32], position: u32, window: usize) {
+    let farthest = u32::try_from(window.saturating_sub(1)).unwrap_or(u32::MAX);
+    for (score, query) in scores.iter_mut().zip(queries) {
+        let is_visible = (position <= *query) & (query.wrapping_sub(position) <= farthest);
+        *score = if is_visible { *score } else { f32::NEG_INFINITY };
+    }
+}
+
 /// The largest value; −∞ for none.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
 pub(super) fn max(x: &[f32]) -> f32 {
