@@ -24,7 +24,6 @@ use burn_flex::{Flex, FlexTensor};
 use half::bf16;
 use nll::Labels;
 use rayon::prelude::*;
-use rayon::slice::ChunksExact as ParChunksExact;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use weight::WeightMatrix;
@@ -54,10 +53,6 @@ impl Activations {
         &self.values()[row * width..(row + 1) * width]
     }
 
-    fn rows(&self) -> ParChunksExact<'_, f32> {
-        self.values().par_chunks_exact(self.shape()[1])
-    }
-
     /// A matrix of the same shape, whose rows `f` writes, given their indices and those of this one.
     fn map_rows(&self, f: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> FlexTensor {
         new_rows(self.shape(), |row, out| f(row, self.row(row), out))
@@ -73,6 +68,26 @@ impl Activations {
 fn new_rows([rows, width]: [usize; 2], write: impl Fn(usize, &mut [f32]) + Sync) -> FlexTensor {
     let values = new_values(rows * width, width, || (), |(), row, out| write(row, out));
     matrix(values, [rows, width])
+}
+
+/// Two matrices of one shape, whose rows `write` writes together.
+fn new_row_pairs([rows, width]: [usize; 2], write: impl Fn(usize, [&mut [f32]; 2]) + Sync) -> [FlexTensor; 2] {
+    let mut pair: [Vec<f32>; 2] = [(); 2].map(|()| Vec::with_capacity(rows * width));
+    let [first, second] =
+        pair.each_mut().map(|values| values.spare_capacity_mut()[..rows * width].par_chunks_exact_mut(width));
+    first.zip(second).enumerate().for_each(|(row, (first, second))| {
+        let out = [first, second].map(|out| {
+            out.fill(MaybeUninit::new(0.0));
+            // SAFETY: all of it has just been written.
+            unsafe { out.assume_init_mut() }
+        });
+        write(row, out);
+    });
+    pair.map(|mut values| {
+        // SAFETY: the rows are all of it, and each has been written.
+        unsafe { values.set_len(rows * width) };
+        matrix(values, [rows, width])
+    })
 }
 
 /// Values that `write` writes in pieces of `piece`, given something that a thread keeps, the index of a piece, and the piece,
@@ -285,15 +300,10 @@ impl DecoderOps for Flex {
         activation: Activation,
     ) -> (FlexTensor, FlexTensor) {
         let [grad, gate, up] = [grad, gate, up].map(Activations::new);
-        let width = gate.shape()[1];
-        let mut d_gate = vec![0.0f32; gate.values().len()];
-        let mut d_up = d_gate.clone();
-        let inputs = grad.rows().zip(gate.rows()).zip(up.rows());
-        let outputs = d_gate.par_chunks_exact_mut(width).zip(d_up.par_chunks_exact_mut(width));
-        outputs.zip(inputs).for_each(|((d_gate, d_up), ((grad, gate), up))| {
-            simd::gated_backward(grad, gate, up, activation, d_gate, d_up);
+        let gradients = new_row_pairs(gate.shape(), |row, [d_gate, d_up]| {
+            simd::gated_backward(grad.row(row), gate.row(row), up.row(row), activation, d_gate, d_up);
         });
-        (matrix(d_gate, gate.shape()), matrix(d_up, gate.shape()))
+        gradients.into()
     }
 
     fn token_nll(
