@@ -6,7 +6,8 @@
 ZOFO is the program, RANDOM_MODEL the example of that name (both from `cargo build --release --workspace --examples --bins`),
 and MODEL a model folder or .gguf file. FOLDER gets a CSV file per curve and scale.svg with all curves whose CSV file is
 there, so that they can be measured one by one. Needs matplotlib, and for `size` 20 GB of disk at the folder for temporary
-files. Every point is a run of `zofo bench` on random tokens; use the machine for nothing else meanwhile.
+files. Every point is a run of `zofo bench` on random tokens: one batch warms up, and the next is measured, or the mean over three
+where they are short. Use the machine for nothing else meanwhile.
 """
 
 import csv
@@ -17,13 +18,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-# What is measured of every point: key of `zofo bench --json`, title, and unit.
-MEASURED = {
-    "inner_ms": "inner step, s",
-    "outer_ms": "outer step, s",
-    "mezo_ms": "MeZO step, s",
-    "peak_rss_mib": "peak memory of MeZO, MiB",
-}
+# What is measured of every point: keys of `zofo bench --json` and what they are called.
+TIMES = {"inner_ms": "inner step", "outer_ms": "outer step", "mezo_ms": "MeZO step"}
+PEAKS = {"other_peak_rss_mib": "Bilevel-ZOFO", "peak_rss_mib": "MeZO"}
 
 # Llama's shape in other sizes: hidden, MLP, layers, heads. The largest is Llama-2-7B.
 SIZES = {
@@ -36,8 +33,10 @@ SIZES = {
 }
 
 
-def bench(zofo, model, **options):
-    arguments = [zofo, "bench", "--model", model, "--json", "--batches", "3"]
+def bench(zofo, model, row_tokens, batch_size, only="inner,outer,mezo", **options):
+    batches = 3 if row_tokens * batch_size <= 512 else 1
+    options |= {"row_tokens": row_tokens, "batch_size": batch_size, "batches": batches, "only": only}
+    arguments = [zofo, "bench", "--model", model, "--json"]
     for name, value in options.items():
         arguments += [f"--{name.replace('_', '-')}", str(value)]
     print(" ".join(map(str, arguments)), file=sys.stderr)
@@ -49,17 +48,17 @@ def points_of(curve, zofo, random_model, model):
     if curve == "batch":
         # Rows of 32 tokens.
         for rows in (1, 2, 4, 8, 16, 32, 64, 128):
-            yield 32 * rows, bench(zofo, model, row_tokens=32, batch_size=rows)
+            yield 32 * rows, bench(zofo, model, 32, rows)
     elif curve == "length":
         # One row.
         for tokens in (32, 64, 128, 256, 512, 1024, 2048, 4096):
-            yield tokens, bench(zofo, model, row_tokens=tokens, batch_size=1)
+            yield tokens, bench(zofo, model, tokens, 1)
     elif curve == "threads":
         for threads in range(1, len(os.sched_getaffinity(0)) + 1):
-            yield threads, bench(zofo, model, row_tokens=32, batch_size=8, threads=threads)
+            yield threads, bench(zofo, model, 32, 8, threads=threads)
     elif curve == "directions":
         for directions in (1, 2, 4, 8, 16):
-            yield directions, bench(zofo, model, row_tokens=32, batch_size=8, directions=directions)
+            yield directions, bench(zofo, model, 32, 8, only="mezo", directions=directions)
     elif curve == "size":
         for hidden, mlp, layers, heads in SIZES.values():
             config = {
@@ -73,7 +72,7 @@ def points_of(curve, zofo, random_model, model):
                 described.write_text(json.dumps(config))
                 random = Path(folder) / "model"
                 subprocess.run([random_model, described, random, "bf16"], check=True)
-                yield weights, bench(zofo, random, row_tokens=32, batch_size=2, batches=1, dtype="bf16")
+                yield weights, bench(zofo, random, 32, 2, dtype="bf16")
 
 
 # Of every curve: what x is, whether its axis is logarithmic, and what the points have in common.
@@ -89,9 +88,11 @@ CURVES = {
 def write(path, points):
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["x", *MEASURED])
+        keys = [*TIMES, *PEAKS]
+        writer.writerow(["x", *keys])
         for x, report in points:
-            writer.writerow([x, *(f"{report[key]:.4g}" for key in MEASURED)])
+            # Directions change nothing but MeZO's step: nothing else is measured then.
+            writer.writerow([x, *(f"{report[key]:.4g}" if key in report else "" for key in keys)])
             file.flush()
 
 
@@ -107,15 +108,17 @@ def draw(folder):
     figure, axes = plt.subplots(len(curves), 2, figsize=(8, 2.6 * len(curves)), squeeze=False, layout="constrained")
     for (times, memory), curve in zip(axes, curves):
         with (folder / f"{curve}.csv").open() as file:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
         name, logarithmic, common = CURVES[curve]
         x = [row["x"] for row in rows]
-        # Directions change nothing but MeZO's step.
-        for key in ["mezo_ms"] if curve == "directions" else ["inner_ms", "outer_ms", "mezo_ms"]:
-            times.plot(x, [row[key] / 1e3 for row in rows], marker="o", markersize=3, label=MEASURED[key][:-3])
-        memory.plot(x, [row["peak_rss_mib"] for row in rows], marker="o", markersize=3, color="tab:purple")
+        # MeZO has the same colour on both sides.
+        colours = ["tab:blue", "tab:orange", "tab:green", "tab:orange", "tab:green"]
+        for (key, label), colour in zip([*TIMES.items(), *PEAKS.items()], colours):
+            if key in rows[0]:
+                axis, scale = (times, 1e-3) if key in TIMES else (memory, 1)
+                axis.plot(x, [row[key] * scale for row in rows], marker="o", markersize=3, color=colour, label=label)
         times.set(ylabel="seconds", title=common)
-        memory.set(ylabel="MiB", title=MEASURED["peak_rss_mib"][:-5])
+        memory.set(ylabel="MiB", title="peak memory of a process")
         for axis in (times, memory):
             axis.set_xlabel(name)
             axis.grid(alpha=0.3)
@@ -124,7 +127,7 @@ def draw(folder):
             else:
                 axis.set_xticks(x)
                 axis.set_ylim(bottom=0)
-        times.legend()
+            axis.legend()
     figure.savefig(folder / "scale.svg", metadata={"Date": None})
 
 

@@ -34,6 +34,7 @@ fn every_measurement_has_a_number() {
         }
         if cfg!(target_os = "linux") {
             assert!(report["peak_rss_mib"].as_f64().unwrap() > 1.0);
+            assert!(report["other_peak_rss_mib"].as_f64().unwrap() > 1.0);
         }
         assert_eq!((&report["dtype"], &report["machine"]["threads"]), (&dtype.into(), &2.into()));
         let tokens: Vec<f64> =

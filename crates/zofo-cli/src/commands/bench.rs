@@ -95,6 +95,9 @@ struct Report<'a> {
     alone: Option<Alone>,
     #[serde(flatten)]
     parts: bench::Report,
+    /// The most memory that this process has had, which measures everything but MeZO.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other_peak_rss_mib: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     direction_ns_per_weight: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,6 +155,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
             bench::measure(&mut method, &workload, &of_model, &mut show)?
         }
     };
+    let other_peak_rss_mib = if of_model.is_empty() { None } else { bench::peak_rss_mib() };
     let machine = asked.contains(&Measurement::Machine).then(|| {
         show(Measurement::Machine);
         (bench::direction_ns_per_weight(), bench::gemm_gflops(compute.into()))
@@ -172,6 +176,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         tokens_per_batch,
         alone,
         parts,
+        other_peak_rss_mib,
         direction_ns_per_weight: machine.map(|(directions, _)| directions),
         gemm_gflops: machine.map(|(_, gemm)| gemm),
     };
@@ -246,6 +251,7 @@ fn describe(report: &Report) -> String {
         row("generation", parts.generate_tokens_per_s, 1, "tokens/s"),
         row("start of a process", alone.as_ref().map(|alone| alone.start_ms), 0, "ms"),
         row("peak memory, MeZO alone", mezo.and_then(|mezo| mezo.peak_rss_mib), 0, "MiB"),
+        row("peak memory, all else", report.other_peak_rss_mib, 0, "MiB"),
         row("forward pass, speed", parts.forward_gflops, 0, "GFLOP/s"),
         row("fastest matrix product", report.gemm_gflops, 0, "GFLOP/s"),
         row("directions", report.direction_ns_per_weight, 2, "ns per weight"),

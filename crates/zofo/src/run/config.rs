@@ -85,7 +85,7 @@ impl Config {
         let method = MethodConfig::read(&reader)?;
         let peft = PeftConfig::read(&reader)?;
         let inner = InnerConfig::read(&reader, &method)?;
-        let outer = OuterConfig::read(&reader, &method, &inner)?;
+        let outer = OuterConfig::read(&reader, &model, &method, &inner)?;
         let run = RunConfig::read(&reader, &method, outer.eps_final.is_some())?;
         let unused = unused_keys(KEYS, source.keys(), Choices { method: &method, block: peft.kind });
         Ok(Self { model, data, method, peft, inner, outer, run, unused })

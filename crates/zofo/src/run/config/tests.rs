@@ -875,6 +875,7 @@ fn settings_that_do_not_go_together_are_refused() {
     // Defaults that fit the method.
     let config = |overlays: &[&str]| parse(MINIMAL, overlays).unwrap();
     assert_eq!(config(&["method.name=full"]).inner.lr, 1e-5);
-    let block = config(&["method.name=mezo", "method.on=peft"]).outer;
+    assert_eq!(config(&["model.compute=bf16"]).outer.eps, 3e-3);
+    let block = config(&["method.name=mezo", "method.on=peft", "model.compute=bf16"]).outer;
     assert_eq!((block.lr, block.eps), (1e-4, 1e-2));
 }

@@ -5,8 +5,9 @@ use serde::Serialize;
 
 use super::error::ConfigError;
 use super::reader::{Range, Reader};
+use super::sections::ModelConfig;
 use super::words::{
-    ElementChoice, ElementDistribution, KeepAdapter, Loss, MethodName, MezoTarget, ObjectiveKind, Optimizer,
+    Compute, ElementChoice, ElementDistribution, KeepAdapter, Loss, MethodName, MezoTarget, ObjectiveKind, Optimizer,
 };
 use crate::zo::optimizer::BackboneOptimizer;
 
@@ -167,7 +168,8 @@ pub struct OuterConfig {
     /// What the estimates descend; of `bilevel`, what stands for F(θ,p;B_f). Default: loss.
     pub objective: ObjectiveKind,
     /// ε, the distance from θ at which losses are taken, in units of the direction. Above
-    /// 0. Default: 1e-3; on a block, 1e-2, as MeZO has it.
+    /// 0. Default: 1e-3; with products in bf16, whose rounding weighs less in a larger difference, 3e-3; on a block, 1e-2,
+    /// as MeZO has it.
     pub eps: f64,
     /// ε at `run.max_steps`; it gets there by one factor per step. Above 0. Default: ε stays.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -211,14 +213,24 @@ impl OuterConfig {
         }
     }
 
-    pub(super) fn read(reader: &Reader<'_>, method: &MethodConfig, inner: &InnerConfig) -> Result<Self, ConfigError> {
+    pub(super) fn read(
+        reader: &Reader<'_>,
+        model: &ModelConfig,
+        method: &MethodConfig,
+        inner: &InnerConfig,
+    ) -> Result<Self, ConfigError> {
         let adapter_optimizer = reader.choice("outer.adapter_optimizer")?.unwrap_or(inner.optimizer);
         let default_adapter_lr = match adapter_optimizer {
             Optimizer::Sgd => inner.lr / (1.0 + method.penalty),
             Optimizer::AdamW | Optimizer::Adam => inner.lr,
         };
         let on_block = method.has_estimates() && !method.estimates_backbone();
-        let (default_lr, default_eps) = if on_block { (1e-4, 1e-2) } else { (1e-6, 1e-3) };
+        let (default_lr, default_eps) = match (on_block, model.compute) {
+            (true, _) => (1e-4, 1e-2),
+            (false, Compute::F32) => (1e-6, 1e-3),
+            // By examples/slope_precision.rs: docs/performance.md has its table.
+            (false, Compute::Bf16) => (1e-6, 3e-3),
+        };
         let outer = Self {
             adapter_optimizer,
             adapter_lr: reader.number("outer.adapter_lr", Range::Positive)?.unwrap_or(default_adapter_lr),
