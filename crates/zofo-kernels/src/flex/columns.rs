@@ -39,19 +39,38 @@ impl<'a> SharedColumns<'a> {
     /// Nobody else may hold a part of the same row that overlaps, or write to it meanwhile.
     #[inline(always)]
     pub(super) unsafe fn write<const N: usize>(&self, row: usize, column: usize, values: &[f32; N], width: usize) {
-        let start = row * self.columns + column;
+        // SAFETY: the caller's promise.
+        unsafe { self.write_rows([row, 1], [column, width], std::array::from_ref(values)) }
+    }
+
+    /// Writes the upper left corner of some values, `rows` by `width`, at `[row, column]`: all of them, or fewer.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else may hold a part of these rows that overlaps, or write to it meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn write_rows<const R: usize, const N: usize>(
+        &self,
+        [row, rows]: [usize; 2],
+        [column, width]: [usize; 2],
+        values: &[[f32; N]; R],
+    ) {
         assert!(
-            width <= N && column + width <= self.columns && start + width <= self.len,
+            rows <= R && width <= N && column + width <= self.columns && (row + rows) * self.columns <= self.len,
             "a part outside of the result"
         );
-        // SAFETY: the range lies within what is being filled, and there are as many values; the caller rules out overlaps.
+        // SAFETY: the rows lie within what is being filled, and there are as many values; the caller rules out overlaps.
         unsafe {
-            let out = self.values.add(start);
-            // Whole parts by a few instructions: a copy of a length that the compiler does not know is a call.
+            let out = self.values.add(row * self.columns + column);
             if width == N {
-                out.cast::<[f32; N]>().write(*values);
+                // By a few instructions: a copy of a length that the compiler does not know is a call.
+                for (row, values) in values[..rows].iter().enumerate() {
+                    out.add(row * self.columns).cast::<[f32; N]>().write(*values);
+                }
             } else {
-                std::ptr::copy_nonoverlapping(values.as_ptr(), out, width);
+                for (row, values) in values[..rows].iter().enumerate() {
+                    out.add(row * self.columns).copy_from_nonoverlapping(values.as_ptr(), width);
+                }
             }
         }
     }

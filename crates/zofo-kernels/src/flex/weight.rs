@@ -6,6 +6,10 @@ use burn::tensor::DType;
 use burn_flex::FlexTensor;
 use half::bf16;
 use std::ops::Range;
+use std::slice::Chunks;
+
+/// Bytes.
+const CACHE_LINE: usize = 64;
 
 /// The stored values of a weight.
 #[derive(Clone, Copy)]
@@ -65,11 +69,29 @@ impl Stored for bf16 {
     }
 }
 
-/// Begins to load values into the second-level cache, where the processor can be told to.
+/// Memory that is needed soon, in lines of a cache, of which a kernel asks for a few at a time: many at once would hold up
+/// what it loads itself.
+pub(super) struct Ahead<'a>(Chunks<'a, u8>);
+
+impl Ahead<'_> {
+    /// How many lines are left.
+    pub(super) fn lines(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Begins to load the next `lines`, or those that are left, into the second-level cache, where the processor can be
+    /// told to.
+    #[inline(always)]
+    pub(super) fn prefetch(&mut self, lines: usize) {
+        self.0.by_ref().take(lines).for_each(prefetch);
+    }
+}
+
+#[inline(always)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
-fn prefetch<T>(values: &[T]) {
+fn prefetch(line: &[u8]) {
     #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(64 / size_of::<T>()) {
+    {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch changes nothing but caches.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
@@ -125,12 +147,13 @@ impl<'a> WeightMatrix<'a> {
         W::stored(self.values).map(|values| &values[start..start + len])
     }
 
-    /// Begins to load a part of the stored values, which are row-major.
-    pub(super) fn prefetch(&self, part: Range<usize>) {
-        match self.values {
-            Values::F32(values) => prefetch(&values[part]),
-            Values::Bf16(values) => prefetch(&values[part]),
-        }
+    /// A part of the stored values, which are row-major, to load ahead of its use.
+    pub(super) fn ahead(&self, part: Range<usize>) -> Ahead<'a> {
+        let bytes = match self.values {
+            Values::F32(values) => bytemuck::cast_slice(&values[part]),
+            Values::Bf16(values) => bytemuck::cast_slice(&values[part]),
+        };
+        Ahead(bytes.chunks(CACHE_LINE))
     }
 
     /// Writes `len` elements of a row, as every sign sees them, to `out[sign]`. `out[1]` is left alone

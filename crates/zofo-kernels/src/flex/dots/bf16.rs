@@ -13,6 +13,7 @@ use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
 use {
     super::f32::{sums_avx2, sums_avx512},
+    super::lanes,
     crate::direction::Weight,
     crate::flex::{new_values, round},
     std::arch::x86_64::*,
@@ -25,6 +26,10 @@ const PIECE: usize = 1 << 14;
 /// x·Wᵀ, both rounded to bf16, on a CPU that multiplies that.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn product(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
+    if lanes::are_filled_by(x.len() / weight.columns / weight.signs()) {
+        // SAFETY: this CPU has the features.
+        return unsafe { lanes::product(x, weight) };
+    }
     let rounded = new_values(
         x.len(),
         PIECE,

@@ -26,10 +26,12 @@ macro_rules! micro {
 
 mod bf16;
 mod f32;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 
 use super::columns::SharedColumns;
 use super::round;
-use super::weight::{Stored, WeightMatrix};
+use super::weight::{Ahead, Stored, WeightMatrix};
 use crate::compute::Compute;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -84,28 +86,45 @@ trait Micro<X, W>: Sync {
 
 /// Runs a micro-kernel over a whole product.
 fn run<X: Sync, W: Stored>(x: &[X], weight: &WeightMatrix, kernel: &impl Micro<X, W>) -> Vec<f32> {
+    let depth = weight.columns;
+    let tiles = |tile: Tile<W>| {
+        let x = &x[tile.rows.start * depth..tile.rows.end * depth];
+        tile.run(kernel, x);
+    };
+    // SAFETY: `Tile::run` writes all of the tile.
+    unsafe { by_tiles(x.len(), weight, tiles) }
+}
+
+/// The product with an x of so many values, given what computes a tile of it.
+///
+/// # Safety
+///
+/// `compute` writes every element of the tile, and no others.
+unsafe fn by_tiles<W: Stored>(x_len: usize, weight: &WeightMatrix, compute: impl Fn(Tile<W>) + Sync) -> Vec<f32> {
     let (depth, width, signs) = (weight.columns, weight.rows, weight.signs());
-    let rows = x.len() / depth;
+    let rows = x_len / depth;
     // All of the result has to be written: nothing clears it before.
-    assert_eq!(x.len(), rows * depth, "whole rows of x");
+    assert_eq!(x_len, rows * depth, "whole rows of x");
     assert!(rows.is_multiple_of(signs), "every sign has its rows");
     let share = rows / signs;
     let units = |out: &SharedColumns| {
         (0..width.div_ceil(UNIT)).into_par_iter().for_each_init(<[Vec<W>; 2]>::default, |buffers, unit| {
             let columns = unit * UNIT..((unit + 1) * UNIT).min(width);
             let weights = unit_rows(weight, columns.clone(), buffers);
-            for (sign, weights) in weights.iter().take(signs).enumerate() {
-                let rows = sign * share..(sign + 1) * share;
-                let x = &x[rows.start * depth..rows.end * depth];
-                // The next unit most often comes next on this thread, too.
-                let ahead =
-                    columns.end * depth..if sign == 0 { width.min(columns.end + UNIT) } else { columns.end } * depth;
-                let tile = Tile { x, weights, depth, out, rows, columns: columns.clone() };
-                tile.run(kernel, ahead, |part| weight.prefetch(part));
+            for (sign, weights) in weights.into_iter().take(signs).enumerate() {
+                compute(Tile {
+                    weights,
+                    depth,
+                    out,
+                    sign,
+                    rows: sign * share..(sign + 1) * share,
+                    columns: columns.clone(),
+                    ahead: unit_ahead(weight, unit + 1, sign),
+                });
             }
         });
     };
-    // SAFETY: the units have all columns, each one once, and a tile writes all its rows.
+    // SAFETY: the units have all columns, each one once, and the caller promises that their tiles are written.
     unsafe { SharedColumns::fill(rows, width, units) }
 }
 
@@ -127,42 +146,49 @@ fn unit_rows<'a, W: Stored>(
     [first, second]
 }
 
-/// Some rows of x with one unit of the weight.
-struct Tile<'a, X, W> {
-    x: &'a [X],
+/// What is loaded while a unit of the weight is multiplied for a sign: with the first one the unit after it, which most often
+/// comes next on its thread, too.
+fn unit_ahead<'a>(weight: &WeightMatrix<'a>, next: usize, sign: usize) -> Ahead<'a> {
+    let row = |unit: usize| weight.rows.min(unit * UNIT);
+    let rows = row(next)..row(if sign == 0 { next + 1 } else { next });
+    weight.ahead(rows.start * weight.columns..rows.end * weight.columns)
+}
+
+/// The rows of one sign with one unit of the weight.
+struct Tile<'a, W> {
     weights: &'a [W],
     depth: usize,
     out: &'a SharedColumns<'a>,
+    sign: usize,
     /// Rows of the result.
     rows: Range<usize>,
     /// Columns of the result.
     columns: Range<usize>,
+    ahead: Ahead<'a>,
 }
 
-impl<X, W> Tile<'_, X, W> {
+impl<W> Tile<'_, W> {
     /// For every few rows of x, which then stay in the first-level cache, all rows of the weight, which stay in the second.
-    /// Meanwhile `prefetch` is called with parts of what is multiplied next: it comes from memory, and would be waited for.
-    fn run<M: Micro<X, W>>(&self, kernel: &M, mut ahead: Range<usize>, prefetch: impl Fn(Range<usize>)) {
+    /// Meanwhile what is multiplied next is loaded: it comes from memory, and would be waited for.
+    fn run<X, M: Micro<X, W>>(mut self, kernel: &M, x: &[X]) {
         let (x_rows, w_rows) = (self.rows.len(), self.columns.len());
         let (blocks, groups) = (x_rows.div_ceil(M::ROWS), w_rows.div_ceil(COLUMNS));
-        let part = ahead.len().div_ceil((blocks * groups).max(1));
+        let lines = self.ahead.lines().div_ceil((blocks * groups).max(1));
         for block in 0..blocks {
             // Blocks of about equal size, none of them with a row too many.
             let (start, end) = (block * x_rows / blocks, (block + 1) * x_rows / blocks);
             for column in (0..w_rows).step_by(COLUMNS) {
-                let next = ahead.start..ahead.end.min(ahead.start + part);
-                ahead.start = next.end;
-                prefetch(next);
+                self.ahead.prefetch(lines);
                 // At the edge a block repeats the last row; what it computes twice is not stored twice.
                 let row = |c: usize| (column + c).min(w_rows - 1) * self.depth;
                 let w = std::array::from_fn(|c| &self.weights[row(c)..row(c) + self.depth]);
                 match end - start {
-                    1 => self.block::<M, 1>(kernel, start, column, w),
-                    2 => self.block::<M, 2>(kernel, start, column, w),
-                    3 => self.block::<M, 3>(kernel, start, column, w),
-                    4 => self.block::<M, 4>(kernel, start, column, w),
-                    5 => self.block::<M, 5>(kernel, start, column, w),
-                    _ => self.block::<M, 6>(kernel, start, column, w),
+                    1 => self.block::<X, M, 1>(kernel, x, start, column, w),
+                    2 => self.block::<X, M, 2>(kernel, x, start, column, w),
+                    3 => self.block::<X, M, 3>(kernel, x, start, column, w),
+                    4 => self.block::<X, M, 4>(kernel, x, start, column, w),
+                    5 => self.block::<X, M, 5>(kernel, x, start, column, w),
+                    _ => self.block::<X, M, 6>(kernel, x, start, column, w),
                 }
             }
         }
@@ -170,8 +196,15 @@ impl<X, W> Tile<'_, X, W> {
 
     /// `R` rows of x from `start`, which the caller's blocks divide so, with the rows of the weight from `column`.
     #[inline(always)]
-    fn block<M: Micro<X, W>, const R: usize>(&self, kernel: &M, start: usize, column: usize, w: [&[W]; COLUMNS]) {
-        let x = std::array::from_fn(|r| &self.x[(start + r) * self.depth..][..self.depth]);
+    fn block<X, M: Micro<X, W>, const R: usize>(
+        &self,
+        kernel: &M,
+        x: &[X],
+        start: usize,
+        column: usize,
+        w: [&[W]; COLUMNS],
+    ) {
+        let x = std::array::from_fn(|r| &x[(start + r) * self.depth..][..self.depth]);
         let products: [[f32; COLUMNS]; R] = kernel.products(x, w);
         let width = COLUMNS.min(self.columns.len() - column);
         for (r, products) in products.iter().enumerate() {
@@ -203,7 +236,7 @@ mod tests {
         /// Every instruction set, storage and precision, against sums in f64.
         #[test]
         fn products_are_those_of_the_definition(
-            share in 1usize..30,
+            share in 1usize..110,
             depth in 1usize..200,
             width in 1usize..120,
             signs in 0usize..3,

@@ -232,7 +232,8 @@ impl Next<'_> {
         let row = |part: usize| self.rows.start + part * self.rows.len() / all;
         for row in row(part)..row(part + 1) {
             let start = row * self.weight.columns;
-            self.weight.prefetch(start + self.columns.start..start + self.columns.end);
+            let mut part = self.weight.ahead(start + self.columns.start..start + self.columns.end);
+            part.prefetch(part.lines());
         }
     }
 }
