@@ -79,8 +79,7 @@ impl Ahead<'_> {
         self.0.len()
     }
 
-    /// Begins to load the next `lines`, or those that are left, into the second-level cache, where the processor can be
-    /// told to.
+    /// Begins to load the next `lines`, or those that are left, into the caches, where the processor can be told to.
     #[inline(always)]
     pub(super) fn prefetch(&mut self, lines: usize) {
         self.0.by_ref().take(lines).for_each(prefetch);
@@ -92,9 +91,9 @@ impl Ahead<'_> {
 fn prefetch(line: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch changes nothing but caches.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
     }
 }
 

@@ -6,10 +6,11 @@
 //! every product have to be added up, and most loads of a row straddle two cache lines.
 
 use super::{Tile, by_tiles};
-use crate::flex::new_values;
 use crate::flex::weight::{Ahead, WeightMatrix};
 use half::bf16;
+use rayon::prelude::*;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// Rows of x in a vector.
 const LANES: usize = 16;
@@ -18,12 +19,10 @@ const STEP: usize = 2;
 /// Vectors of x in a register block, at most.
 const VECTORS: usize = 3;
 /// Steps after which something is loaded ahead. Often enough for the memory, and seldom enough for the loop between.
-const STRETCH: usize = 64;
+const STRETCH: usize = 32;
 
-/// One step of 16 rows.
-#[derive(Clone, Copy, Default)]
-#[repr(align(64))]
-struct Vector([[bf16; STEP]; LANES]);
+/// One step of 16 rows: for every lane its two values.
+type Vector = __m512i;
 
 /// Whether so many rows leave few enough lanes empty for this to be the faster way.
 pub(super) fn are_filled_by(rows: usize) -> bool {
@@ -39,18 +38,17 @@ pub(super) unsafe fn product(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     let (depth, signs) = (weight.columns, weight.signs());
     let (share, steps) = (x.len() / depth / signs, depth.div_ceil(STEP));
     let vectors = share.div_ceil(LANES);
-    let packed = new_values(
-        signs * vectors * steps,
-        steps,
-        || (),
-        |(), index, out| {
-            let (sign, vector) = (index / vectors, index % vectors);
-            let first = sign * share + vector * LANES;
-            let count = LANES.min(share - vector * LANES);
-            // SAFETY: the caller's promise.
-            unsafe { pack(&x[first * depth..][..count * depth], depth, out) };
-        },
-    );
+    let count = signs * vectors * steps;
+    let mut packed: Vec<Vector> = Vec::with_capacity(count);
+    packed.spare_capacity_mut()[..count].par_chunks_mut(steps).enumerate().for_each(|(index, out)| {
+        let (sign, vector) = (index / vectors, index % vectors);
+        let first = sign * share + vector * LANES;
+        let rows = LANES.min(share - vector * LANES);
+        // SAFETY: the caller's promise.
+        unsafe { pack(&x[first * depth..][..rows * depth], depth, out) };
+    });
+    // SAFETY: `pack` writes all that it is given.
+    unsafe { packed.set_len(count) };
     let tiles = |tile: Tile<bf16>| {
         let x = &packed[tile.sign * vectors * steps..][..vectors * steps];
         // SAFETY: the caller's promise.
@@ -60,10 +58,10 @@ pub(super) unsafe fn product(x: &[f32], weight: &WeightMatrix) -> Vec<f32> {
     unsafe { by_tiles(x.len(), weight, tiles) }
 }
 
-/// Rounds up to 16 rows and arranges them by their steps. Lanes without a row, and the last step's second value if the depth
-/// is odd, are zero.
+/// Rounds up to 16 rows and arranges them by their steps, into all of `out`. Lanes without a row, and the last step's second
+/// value if the depth is odd, are zero.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn pack(x: &[f32], depth: usize, out: &mut [Vector]) {
+fn pack(x: &[f32], depth: usize, out: &mut [MaybeUninit<Vector>]) {
     const BLOCK: usize = LANES * STEP;
     for (block, out) in out.chunks_mut(LANES).enumerate() {
         let start = block * BLOCK;
@@ -81,8 +79,7 @@ fn pack(x: &[f32], depth: usize, out: &mut [Vector]) {
             *lane = unsafe { std::mem::transmute::<__m512bh, __m512i>(rounded) };
         }
         for (out, step) in out.iter_mut().zip(transpose(rows)) {
-            // SAFETY: the step is 512 bits and aligned to as many.
-            unsafe { _mm512_store_si512(out.0.as_mut_ptr().cast(), step) };
+            out.write(step);
         }
     }
 }
@@ -138,7 +135,7 @@ impl Tile<'_, bf16> {
             // As many columns as there are registers for their sums.
             match end - start {
                 1 => self.columns_of::<1, 24>(x, start, lines),
-                2 => self.columns_of::<2, 12>(x, start, lines),
+                2 => self.columns_of::<2, 8>(x, start, lines),
                 _ => self.columns_of::<VECTORS, 8>(x, start, lines),
             }
         }
@@ -156,13 +153,13 @@ impl Tile<'_, bf16> {
             let row = |c: usize| (column + c).min(width - 1) * self.depth;
             let w = std::array::from_fn(|c| &self.weights[row(c)..][..self.depth]);
             let sums = products::<V, C>(x, w, &mut self.ahead, lines);
-            for (column, sums) in (column..width).step_by(4).zip(sums.as_chunks::<4>().0) {
+            for (column, sums) in (column..width).step_by(8).zip(sums.as_chunks::<8>().0) {
                 #[expect(clippy::needless_range_loop, reason = "v is the inner index of `sums`")]
                 for v in 0..V {
                     let first = (start + v) * LANES;
                     let rows = [self.rows.start + first, LANES.min(self.rows.len() - first)];
-                    let columns = [self.columns.start + column, 4.min(width - column)];
-                    let values = rows_of_four(std::array::from_fn(|c| sums[c][v]));
+                    let columns = [self.columns.start + column, 8.min(width - column)];
+                    let values = rows_of_eight(std::array::from_fn(|c| sums[c][v]));
                     // SAFETY: the columns belong to this unit of work alone.
                     unsafe { self.out.write_rows(rows, columns, &values) };
                 }
@@ -171,17 +168,24 @@ impl Tile<'_, bf16> {
     }
 }
 
-/// 16 rows of the four columns that the vectors hold.
+/// 16 rows of the eight columns that the vectors hold.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn rows_of_four(columns: [__m512; 4]) -> [[f32; 4]; 16] {
-    let quarters = transpose_quarters(columns.map(|column| _mm512_castps_si512(column)));
-    let mut rows = [[0.0; 4]; 16];
-    for (k, quarters) in quarters.into_iter().enumerate() {
-        // SAFETY: both are 512 bits without invalid values.
-        let quarters = unsafe { std::mem::transmute::<__m512i, [[f32; 4]; 4]>(quarters) };
-        for (q, quarter) in quarters.into_iter().enumerate() {
-            rows[4 * q + k] = quarter;
+fn rows_of_eight(columns: [__m512; 8]) -> [[f32; 8]; 16] {
+    let quarters = |first: usize| transpose_quarters(std::array::from_fn(|c| _mm512_castps_si512(columns[first + c])));
+    let (left, right) = (quarters(0), quarters(4));
+    // Quarters of the left and the right half by turns.
+    let low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    let high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    let mut rows = [[0.0; 8]; 16];
+    for (k, (left, right)) in left.into_iter().zip(right).enumerate() {
+        for (half, order) in [low, high].into_iter().enumerate() {
+            let pair = _mm512_permutex2var_epi64(left, order, right);
+            // SAFETY: both are 512 bits without invalid values.
+            let pair = unsafe { std::mem::transmute::<__m512i, [[f32; 8]; 2]>(pair) };
+            for (q, row) in pair.into_iter().enumerate() {
+                rows[4 * (2 * half + q) + k] = row;
+            }
         }
     }
     rows
@@ -233,8 +237,8 @@ unsafe fn add_step<const V: usize, const C: usize>(
 ) {
     // SAFETY: both are 512 bits without invalid values; the one is read as the other's 32 bf16.
     let as_bf16 = |bits: __m512i| unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) };
-    // SAFETY: the caller's promise; vectors are aligned.
-    let x: [__m512bh; V] = std::array::from_fn(|v| as_bf16(unsafe { _mm512_load_si512(x[v].cast()) }));
+    // SAFETY: the caller's promise.
+    let x: [__m512bh; V] = std::array::from_fn(|v| as_bf16(unsafe { *x[v] }));
     for (c, sums) in sums.iter_mut().enumerate() {
         let w = as_bf16(_mm512_set1_epi32(w(c)));
         for (sum, x) in sums.iter_mut().zip(x) {
