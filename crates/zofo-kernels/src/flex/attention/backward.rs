@@ -254,11 +254,10 @@ impl KernelTask for &Backward<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{normals, tree};
+    use super::super::tests::{layouts, normals};
     use super::*;
     use crate::flex::gemm::with_kernel;
     use crate::isa::Isa;
-    use crate::layout::AttentionLayout;
     use proptest::prelude::*;
 
     /// The gradients by their definition, pair by pair and in f64.
@@ -309,36 +308,10 @@ mod tests {
 
         /// Every instruction set.
         #[test]
-        fn gradients_are_those_of_the_definition(
-            shared in 1usize..130,
-            branches in prop::collection::vec(1usize..50, 0..4),
-            kv_heads in 1usize..3,
-            group in 1usize..4,
-            head_dim in 1usize..40,
-            sliding_window in prop::option::of(1usize..60),
-            softcap in prop::option::of(1.0f32..5.0),
-            seed: u64,
-        ) {
-            let (segments, positions) = tree(shared, &branches);
-            let heads = kv_heads * group;
-            let values = |name, width| normals(seed, name, positions.len() * width);
-            let [q, grad, k, v] = [
-                values("q", heads * head_dim),
-                values("grad", heads * head_dim),
-                values("k", kv_heads * head_dim),
-                values("v", kv_heads * head_dim),
-            ];
-            let layout = AttentionLayout {
-                segments,
-                query_positions: positions.clone(),
-                key_positions: positions.clone(),
-                heads,
-                kv_heads,
-                head_dim,
-                scale: 0.3,
-                softcap,
-                sliding_window,
-            };
+        fn gradients_are_those_of_the_definition(layout in layouts(), seed: u64) {
+            let values = |name, heads| normals(&layout, heads, seed, name);
+            let [q, grad] = ["q", "grad"].map(|name| values(name, layout.heads));
+            let [k, v] = ["k", "v"].map(|name| values(name, layout.kv_heads));
             let attention = Attention { q: &q, k: &k, v: &v, layout: &layout };
             let exact = defined(&attention, &grad);
             for isa in Isa::available() {

@@ -198,8 +198,34 @@ mod tests {
     use crate::layout::Segment;
     use proptest::prelude::*;
 
+    prop_compose! {
+        /// Layouts of a row and up to three that go on from what it begins with, with all that a model may ask for.
+        pub(super) fn layouts()(
+            shared in 1usize..130,
+            branches in prop::collection::vec(1usize..50, 0..4),
+            kv_heads in 1usize..3,
+            group in 1usize..4,
+            head_dim in 1usize..40,
+            sliding_window in prop::option::of(1usize..60),
+            softcap in prop::option::of(1.0f32..5.0),
+        ) -> AttentionLayout {
+            let (segments, positions) = tree(shared, &branches);
+            AttentionLayout {
+                segments,
+                query_positions: positions.clone(),
+                key_positions: positions,
+                heads: kv_heads * group,
+                kv_heads,
+                head_dim,
+                scale: 0.3,
+                softcap,
+                sliding_window,
+            }
+        }
+    }
+
     /// A row, and rows that go on from what it begins with.
-    pub(super) fn tree(shared: usize, branches: &[usize]) -> (Vec<Segment>, Vec<u32>) {
+    fn tree(shared: usize, branches: &[usize]) -> (Vec<Segment>, Vec<u32>) {
         let beginning = 0..shared;
         let mut segments = vec![Segment { queries: beginning.clone(), keys: vec![beginning.clone()] }];
         let mut positions: Vec<u32> = (0..shared as u32).collect();
@@ -211,8 +237,9 @@ mod tests {
         (segments, positions)
     }
 
-    pub(super) fn normals(seed: u64, name: &str, len: usize) -> Vec<f32> {
-        let mut values = vec![0.0f32; len];
+    /// Normals for so many heads of every position.
+    pub(super) fn normals(layout: &AttentionLayout, heads: usize, seed: u64, name: &str) -> Vec<f32> {
+        let mut values = vec![0.0f32; layout.query_positions.len() * heads * layout.head_dim];
         Direction::new(seed, ParameterId::from_name(name)).fill(0, &mut values);
         values
     }
@@ -222,37 +249,14 @@ mod tests {
 
         /// Every instruction set, against queries one by one.
         #[test]
-        fn blocks_of_queries_attend_like_single_ones(
-            shared in 1usize..100,
-            branches in prop::collection::vec(1usize..50, 0..4),
-            kv_heads in 1usize..3,
-            group in 1usize..4,
-            head_dim in 1usize..40,
-            sliding_window in prop::option::of(1usize..60),
-            softcap in prop::option::of(1.0f32..5.0),
-            seed: u64,
-        ) {
-            let (segments, positions) = tree(shared, &branches);
-            let heads = kv_heads * group;
-            let values = |name, width| normals(seed, name, positions.len() * width);
-            let [q, k, v] =
-                [values("q", heads * head_dim), values("k", kv_heads * head_dim), values("v", kv_heads * head_dim)];
-            let layout = AttentionLayout {
-                segments,
-                query_positions: positions.clone(),
-                key_positions: positions.clone(),
-                heads,
-                kv_heads,
-                head_dim,
-                scale: 0.3,
-                softcap,
-                sliding_window,
-            };
+        fn blocks_of_queries_attend_like_single_ones(layout in layouts(), seed: u64) {
+            let values = |name, heads| normals(&layout, heads, seed, name);
+            let [q, k, v] = [values("q", layout.heads), values("k", layout.kv_heads), values("v", layout.kv_heads)];
             let attention = Attention { q: &q, k: &k, v: &v, layout: &layout };
             let mut single = vec![0.0f32; q.len()];
-            let out = SharedColumns::new(&mut single, heads * head_dim);
+            let out = SharedColumns::new(&mut single, layout.heads * layout.head_dim);
             for (index, segment) in layout.segments.iter().enumerate() {
-                for kv_head in 0..kv_heads {
+                for kv_head in 0..layout.kv_heads {
                     // SAFETY: nobody else writes.
                     unsafe {
                         let unit = Unit { segment: index, queries: segment.queries.clone(), kv_head };
