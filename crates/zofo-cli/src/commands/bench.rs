@@ -252,7 +252,7 @@ fn describe(report: &Report) -> String {
         row("start of a process", alone.as_ref().map(|alone| alone.start_ms), 0, "ms"),
         row("peak memory, MeZO alone", mezo.and_then(|mezo| mezo.peak_rss_mib), 0, "MiB"),
         row("peak memory, all else", report.other_peak_rss_mib, 0, "MiB"),
-        row("forward pass, speed", parts.forward_gflops, 0, "GFLOP/s"),
+        row("fastest forward pass", parts.forward_gflops, 0, "GFLOP/s"),
         row("fastest matrix product", report.gemm_gflops, 0, "GFLOP/s"),
         row("directions", report.direction_ns_per_weight, 2, "ns per weight"),
     ];
