@@ -11,6 +11,9 @@ use std::slice::Chunks;
 /// Bytes.
 const CACHE_LINE: usize = 64;
 
+/// Lines at a time up to which they are loaded into the first-level cache.
+const NEAR: usize = 16;
+
 /// The stored values of a weight.
 #[derive(Clone, Copy)]
 pub(super) enum Values<'a> {
@@ -82,18 +85,27 @@ impl Ahead<'_> {
     /// Begins to load the next `lines`, or those that are left, into the caches, where the processor can be told to.
     #[inline(always)]
     pub(super) fn prefetch(&mut self, lines: usize) {
-        self.0.by_ref().take(lines).for_each(prefetch);
+        let lines = self.0.by_ref().take(lines);
+        // What is little beside the kernel's own loads pays in the first-level cache; much would push those out of it.
+        if lines.len() <= NEAR { lines.for_each(prefetch::<1>) } else { lines.for_each(prefetch::<2>) }
     }
 }
 
+/// Begins to load a line into the cache of a level.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
-fn prefetch(line: &[u8]) {
+fn prefetch<const LEVEL: u8>(line: &[u8]) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch changes nothing but caches.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        unsafe {
+            if LEVEL == 1 {
+                _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
+            }
+        }
     }
 }
 
