@@ -13,8 +13,8 @@ from collections import Counter
 
 # The first kind with a pattern that is found in the name of a function has its samples.
 KINDS = [
-    ("dot products with weights (x·Wᵀ)", r"flex::dots|Fn<A> for &F>::call$"),
-    ("packing, rounding and prefetching", r"pack_|flex::round|flex::weight|Next::prefetch|attention::panels::as_"),
+    ("dot products with weights (x·Wᵀ)", r"flex::dots(?!::lanes::pack)|Fn<A> for &F>::call$"),
+    ("packing, rounding and prefetching", r"pack_|lanes::pack|flex::round|flex::weight|Next::prefetch|attention::panels::as_"),
     ("products of packed panels (x·W, attention)", r"flex::gemm|attention::panels"),
     ("directions: z, and w ± εz or the update", r"direction::"),
     ("attention but for products", r"flex::attention|simd::(exp_in_place|max|mask|scale|axpy|dot)"),
